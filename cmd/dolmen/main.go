@@ -1,0 +1,47 @@
+// Command dolmen runs one member of an etcd-compatible metadata store.
+//
+// Without a sub-command it is a member and takes etcd's flags. Called through a link named "etcd" it
+// behaves as etcd's own program does, down to its log format.
+package main
+
+import (
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/term"
+)
+
+func main() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	p := &program{
+		name:     filepath.Base(os.Args[0]),
+		args:     os.Args[1:],
+		environ:  os.Environ(),
+		stdout:   os.Stdout,
+		stderr:   os.Stderr,
+		terminal: term.IsTerminal(int(os.Stderr.Fd())),
+		signals:  signals,
+		open:     openMember,
+	}
+	finish(p.run(), signals)
+}
+
+// finish ends the process. A member that a signal stopped dies of that signal, so that a supervisor
+// sees why; the first process of a container cannot, and exits with status 0.
+func finish(o outcome, signals chan os.Signal) {
+	if o.signal == 0 {
+		os.Exit(o.status)
+	}
+	if os.Getpid() == 1 {
+		os.Exit(0)
+	}
+	signal.Stop(signals)
+	signal.Reset(o.signal)
+	if err := syscall.Kill(os.Getpid(), o.signal); err != nil {
+		os.Exit(128 + int(o.signal))
+	}
+	select {} // until the signal arrives
+}

@@ -1,0 +1,138 @@
+package config
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+)
+
+const (
+	noTLS       = "TLS is not built"
+	noDiscovery = "discovery is not built"
+	noAuth      = "authentication is not built"
+	noTracing   = "tracing is not built"
+	noClusters  = "clusters of more than one member are not built"
+)
+
+// unbuilt is every flag whose feature this version does not have, and what is missing. The commit
+// that builds a feature deletes its line. Flags that only shape TLS (cipher-suites, tls-min-version ...)
+// are not here: without a certificate they do nothing in etcd either, and its sample file sets them.
+func unbuilt() map[string]string {
+	return map[string]string{
+		"cert-file":                         noTLS,
+		"key-file":                          noTLS,
+		"client-cert-file":                  noTLS,
+		"client-key-file":                   noTLS,
+		"client-cert-auth":                  noTLS,
+		"client-crl-file":                   noTLS,
+		"client-cert-allowed-hostname":      noTLS,
+		"trusted-ca-file":                   noTLS,
+		"auto-tls":                          noTLS,
+		"peer-cert-file":                    noTLS,
+		"peer-key-file":                     noTLS,
+		"peer-client-cert-file":             noTLS,
+		"peer-client-key-file":              noTLS,
+		"peer-client-cert-auth":             noTLS,
+		"peer-trusted-ca-file":              noTLS,
+		"peer-crl-file":                     noTLS,
+		"peer-auto-tls":                     noTLS,
+		"peer-cert-allowed-cn":              noTLS,
+		"peer-cert-allowed-hostname":        noTLS,
+		"peer-skip-client-san-verification": noTLS,
+
+		"discovery-token":                    noDiscovery,
+		"discovery-endpoints":                noDiscovery,
+		"discovery-dial-timeout":             noDiscovery,
+		"discovery-request-timeout":          noDiscovery,
+		"discovery-keepalive-time":           noDiscovery,
+		"discovery-keepalive-timeout":        noDiscovery,
+		"discovery-insecure-transport":       noDiscovery,
+		"discovery-insecure-skip-tls-verify": noDiscovery,
+		"discovery-cert":                     noDiscovery,
+		"discovery-key":                      noDiscovery,
+		"discovery-cacert":                   noDiscovery,
+		"discovery-user":                     noDiscovery,
+		"discovery-password":                 noDiscovery,
+		"discovery-srv":                      noDiscovery,
+		"discovery-srv-name":                 noDiscovery,
+
+		"initial-cluster-state": noClusters,
+		"force-new-cluster":     noClusters,
+		"corrupt-check-time":    noClusters,
+
+		"auth-token":     noAuth,
+		"bcrypt-cost":    noAuth,
+		"auth-token-ttl": noAuth,
+
+		"enable-distributed-tracing":        noTracing,
+		"distributed-tracing-address":       noTracing,
+		"distributed-tracing-service-name":  noTracing,
+		"distributed-tracing-instance-id":   noTracing,
+		"distributed-tracing-sampling-rate": noTracing,
+
+		"quota-backend-bytes":  "the storage quota is not built",
+		"memory-mlock":         "locking memory is not built",
+		"socket-reuse-port":    "socket options are not built",
+		"socket-reuse-address": "socket options are not built",
+		"cors":                 "checking origins is not built",
+		"host-whitelist":       "checking host names is not built",
+	}
+}
+
+// builtGates are the feature gates that may differ from their defaults: remaining lease times are
+// always kept here, which is what the two ask for.
+func builtGates() []string {
+	return []string{GateLeaseCheckpoint, GateLeaseCheckpointPersist}
+}
+
+// checkUnbuilt refuses a setting that would be silently without effect.
+func (c *Config) checkUnbuilt() error {
+	missing, defaults := unbuilt(), newTable(Default())
+	for _, o := range newTable(c).options {
+		reason, listed := missing[o.Name]
+		if listed && o.Value.String() != defaults.find(o.Name).Value.String() {
+			return &UnbuiltError{Setting: "--" + o.Name, Reason: reason}
+		}
+	}
+	if retention, err := c.compactionRetention(); err != nil || retention != 0 {
+		return &UnbuiltError{Setting: "--auto-compaction-retention", Reason: "automatic compaction is not built"}
+	}
+	if err := c.checkURLsBuilt(); err != nil {
+		return err
+	}
+	for _, gate := range KnownGates() {
+		if on := c.FeatureGates.Enabled(gate.Name); on != gate.Default && !slices.Contains(builtGates(), gate.Name) {
+			return &UnbuiltError{Setting: fmt.Sprintf("feature gate %s=%t", gate.Name, on), Reason: "only its default is built"}
+		}
+	}
+	return nil
+}
+
+// checkURLsBuilt refuses TLS URLs where this member would have to serve them; clients may be told
+// https, because something in front may add TLS.
+func (c *Config) checkURLsBuilt() error {
+	members, err := c.InitialMembers()
+	if err != nil {
+		return fmt.Errorf("error setting up initial cluster: %w", err)
+	}
+	if len(members) > 1 {
+		return &UnbuiltError{Setting: "more than one member in --initial-cluster", Reason: noClusters}
+	}
+	for _, one := range []struct {
+		flag string
+		urls []url.URL
+	}{
+		{"listen-peer-urls", c.ListenPeerURLs},
+		{"listen-client-urls", c.ListenClientURLs},
+		{"listen-client-http-urls", c.ListenClientHTTPURLs},
+		{"listen-metrics-urls", c.ListenMetricsURLs},
+		{"initial-advertise-peer-urls", c.AdvertisePeerURLs},
+	} {
+		for _, u := range one.urls {
+			if u.Scheme == "https" || u.Scheme == "unixs" {
+				return &UnbuiltError{Setting: fmt.Sprintf("%s in --%s", u.String(), one.flag), Reason: noTLS}
+			}
+		}
+	}
+	return nil
+}
