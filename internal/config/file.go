@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -130,14 +131,14 @@ func (f form) text(decoded any) (string, error) {
 		}
 	case json.Number:
 		switch f {
-		case formText, formNumber:
+		case formNumber:
 			return v.String(), nil
 		case formDuration:
 			return v.String() + "ns", nil
 		}
 	case bool:
-		if f == formText || f == formBool {
-			return fmt.Sprint(v), nil
+		if f == formBool {
+			return strconv.FormatBool(v), nil
 		}
 	case []any:
 		if f == formList {

@@ -28,7 +28,7 @@ type option struct {
 type form int
 
 const (
-	formText     form = iota // a scalar; numbers and booleans are taken by their text
+	formText     form = iota // a string
 	formNumber               // an integer
 	formBool                 // true or false
 	formDuration             // integer nanoseconds

@@ -58,10 +58,9 @@ func (t *table) clustering(c *Config) {
 	t.group = "Clustering"
 	t.urls(&c.AdvertisePeerURLs, "initial-advertise-peer-urls", "This member's peer URLs, as other members reach them.")
 	t.text(&c.InitialCluster, "initial-cluster", "Members at bootstrap, 'name=peer-url,name=peer-url'.")
-	state := t.value(oneOf{p: &c.InitialClusterState, choices: []string{ClusterNew, ClusterExisting}, terse: true},
+	t.value(oneOf{p: &c.InitialClusterState, choices: []string{ClusterNew, ClusterExisting}, terse: true},
 		"initial-cluster-state", formText,
 		"'new' to bootstrap a cluster, 'existing' to join one; ignored once the member has data.")
-	state.DefValue = ClusterNew
 	t.text(&c.InitialClusterToken, "initial-cluster-token", "Keeps clusters apart that are bootstrapped on the same addresses.")
 	t.urls(&c.AdvertiseClientURLs, "advertise-client-urls",
 		"This member's client URLs, as clients reach them. Required with --listen-client-urls.")

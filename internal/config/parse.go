@@ -44,27 +44,28 @@ func Parse(args, environ []string) (*Config, Notices, error) {
 
 	var given map[string]bool
 	if path != "" {
-		fromFile := Default()
-		given, err = fromFile.readFile(path)
-		cfg = fromFile
+		cfg = Default()
+		given, err = cfg.readFile(path)
 		notices.info("loaded server configuration, other configuration command line flags and environment "+
 			"variables will be ignored if provided", zap.String("path", path))
 	} else {
 		given, err = t.readEnvironment(&env, &notices)
 		cfg.settleFlags(given, &notices)
 	}
-	if err != nil {
-		return cfg, notices, err
-	}
 	if cfg.WarningUnaryRequestDuration == 0 {
 		cfg.WarningUnaryRequestDuration = defaultUnaryRequestDuration
 	}
 	noteGiven(given, &notices)
-	if err := cfg.validate(path == ""); err != nil {
-		return cfg, notices, err
+	if err == nil {
+		err = cfg.validate(path == "")
 	}
-	cfg.warnings(&notices)
-	return cfg, notices, nil
+	switch {
+	case err == nil:
+		cfg.warnings(&notices)
+	case path != "":
+		notices = nil // nothing was loaded
+	}
+	return cfg, notices, err
 }
 
 // filePath is the configuration file that the flag or the environment names.
@@ -175,9 +176,11 @@ func (t *table) readEnvironment(env *environment, notices *Notices) (map[string]
 			return
 		}
 		variable, value, err := env.lookup(f.Name)
-		if err == nil && variable != "" {
+		if err != nil || variable != "" {
 			ours, theirs := variables(f.Name)
 			used[ours], used[theirs] = true, true
+		}
+		if err == nil && variable != "" {
 			if err = t.flags.Set(f.Name, value); err != nil {
 				err = fmt.Errorf("invalid value %q for %s: %w", value, variable, err)
 			} else {

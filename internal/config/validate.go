@@ -20,6 +20,8 @@ const (
 
 	// maxElectionTimeout is etcd's; above it a cluster without a leader looks dead.
 	maxElectionTimeout = 50 * time.Second
+	// maxSamplingRate is every span: the rate is per million.
+	maxSamplingRate = 1000000
 )
 
 // Validate reports the first thing that keeps a member from running with this configuration: a
@@ -178,9 +180,12 @@ func (c *Config) compactionRetention() (time.Duration, error) {
 }
 
 func (c *Config) checkGates() error {
-	if c.Tracing.Enabled && (c.Tracing.SamplingRate < 0 || c.Tracing.SamplingRate > 1000000) {
-		return fmt.Errorf("distributed tracing configurition is not valid: (distributed tracing sampling rate must be "+
-			"positive and less than 1000000, got %d)", c.Tracing.SamplingRate)
+	if c.Tracing.Enabled && c.Tracing.SamplingRate < 0 {
+		return errors.New("distributed tracing configurition is not valid: (tracing sampling rate must be positive)")
+	}
+	if c.Tracing.Enabled && c.Tracing.SamplingRate > maxSamplingRate {
+		return fmt.Errorf("distributed tracing configurition is not valid: (tracing sampling rate must be less than %d)",
+			maxSamplingRate)
 	}
 	if c.FeatureGates.Enabled(GateLeaseCheckpointPersist) && !c.FeatureGates.Enabled(GateLeaseCheckpoint) {
 		return errors.New("enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint")
