@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"go.etcd.io/etcd/client/pkg/v3/logutil"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"gopkg.in/natefinch/lumberjack.v2"
@@ -81,7 +80,7 @@ type Logger struct {
 // Close flushes and closes the log files. Lines logged afterwards are lost.
 func (l *Logger) Close() error {
 	// A terminal or a pipe cannot be synced and says so; only files matter, and closing them reports.
-	_ = l.Logger.Sync()
+	_ = l.Sync()
 	return l.closeFiles()
 }
 
@@ -133,9 +132,9 @@ func (l *Logger) open(o LogOptions) (zapcore.WriteSyncer, error) {
 		case "stdout":
 			sinks = append(sinks, zapcore.Lock(zapcore.AddSync(o.Stdout)))
 		case journalOutput:
-			journal, err := logutil.NewJournalWriter(o.Stderr)
+			journal, err := openJournal(o.Stderr)
 			if err != nil {
-				return nil, fmt.Errorf("log output "+journalOutput+": %w", err)
+				return nil, fmt.Errorf("log output %s: %w", journalOutput, err)
 			}
 			sinks = append(sinks, zapcore.Lock(zapcore.AddSync(journal)))
 		default:
