@@ -198,6 +198,16 @@ func testBounds(t *testing.T, h Harness) {
 		require.Equal(t, want, scan(t, e, lo, hi, true), "[%q, %q) in reverse", lo, hi)
 	}
 	require.Equal(t, all, scan(t, e, nil, nil, false), "nil lo")
+	require.NoError(t, e.Flush())
+	for _, get := range []func([]byte) ([]byte, error){e.Get, e.Durable} {
+		got, err := get([]byte("b\x00"))
+		require.NoError(t, err)
+		require.Equal(t, "3", string(got))
+		for _, key := range []string{"", "aa", "b\x00\x00", "\xff\xff"} {
+			_, err := get([]byte(key))
+			require.ErrorIs(t, err, engine.ErrNotFound, "%q", key)
+		}
+	}
 }
 
 func testScanStops(t *testing.T, h Harness) {

@@ -75,7 +75,7 @@ func (d *disk) CrashAt(op int, rng *rand.Rand, before func()) func() enginetest.
 var harness = enginetest.Harness{
 	NewDisk:    func() enginetest.Disk { return newDisk(vfs.NewCrashableMem()) },
 	LargeBatch: memTableBytes,
-	Seeds:      200,
+	Seeds:      150,
 }
 
 func TestEngine(t *testing.T)      { enginetest.Run(t, harness) }
