@@ -50,11 +50,8 @@ type osDirectory struct {
 
 // openDirectory makes the directory if need be and locks it.
 func openDirectory(path string) (*osDirectory, error) {
-	if err := os.MkdirAll(path, dirMode); err != nil {
+	if err := makeDirectory(path); err != nil {
 		return nil, fmt.Errorf("create: %w", err)
-	}
-	if err := syncPath(filepath.Dir(path)); err != nil {
-		return nil, fmt.Errorf("sync the parent: %w", err)
 	}
 	lock, err := fileutil.TryLockFile(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE, fileMode)
 	if errors.Is(err, fileutil.ErrLocked) {
@@ -64,6 +61,26 @@ func openDirectory(path string) (*osDirectory, error) {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
 	return &osDirectory{path, lock}, nil
+}
+
+// makeDirectory makes a directory and those above it, and makes their names survive a power cut.
+func makeDirectory(path string) error {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return nil
+	}
+	parent := filepath.Dir(path)
+	if parent != path {
+		if err := makeDirectory(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(path, dirMode); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	if info, err := os.Stat(path); err == nil && !info.IsDir() {
+		return fmt.Errorf("%s is a file, not a directory", path)
+	}
+	return syncPath(parent)
 }
 
 func (d *osDirectory) Create(name string) (File, error) {
