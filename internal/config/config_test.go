@@ -21,7 +21,7 @@ import (
 // "env ", or a line of the configuration file if it begins with "file ". The output is what differs
 // from the defaults, then the notices, then the error and what the program owes for it.
 func TestParse(t *testing.T) {
-	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+	datadriven.Walk(t, filepath.Join("testdata", "parse"), func(t *testing.T, path string) {
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			require.Equal(t, "parse", d.Cmd)
 			return parseCase(t, d.Input)
