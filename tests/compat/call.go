@@ -1,0 +1,59 @@
+package compat
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/grpc"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/protobuf/proto"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// method returns the full gRPC method of a unary request and an empty message for its answer.
+func method(req proto.Message) (path string, resp proto.Message) {
+	switch req.(type) {
+	case *pb.RangeRequest:
+		return pb.KV_Range_FullMethodName, new(pb.RangeResponse)
+	case *pb.PutRequest:
+		return pb.KV_Put_FullMethodName, new(pb.PutResponse)
+	case *pb.DeleteRangeRequest:
+		return pb.KV_DeleteRange_FullMethodName, new(pb.DeleteRangeResponse)
+	case *pb.TxnRequest:
+		return pb.KV_Txn_FullMethodName, new(pb.TxnResponse)
+	case *pb.CompactionRequest:
+		return pb.KV_Compact_FullMethodName, new(pb.CompactionResponse)
+	case *pb.LeaseGrantRequest:
+		return pb.Lease_LeaseGrant_FullMethodName, new(pb.LeaseGrantResponse)
+	case *pb.LeaseRevokeRequest:
+		return pb.Lease_LeaseRevoke_FullMethodName, new(pb.LeaseRevokeResponse)
+	case *pb.LeaseTimeToLiveRequest:
+		return pb.Lease_LeaseTimeToLive_FullMethodName, new(pb.LeaseTimeToLiveResponse)
+	case *pb.LeaseLeasesRequest:
+		return pb.Lease_LeaseLeases_FullMethodName, new(pb.LeaseLeasesResponse)
+	case *pb.MemberListRequest:
+		return pb.Cluster_MemberList_FullMethodName, new(pb.MemberListResponse)
+	case *pb.StatusRequest:
+		return pb.Maintenance_Status_FullMethodName, new(pb.StatusResponse)
+	case *pb.AlarmRequest:
+		return pb.Maintenance_Alarm_FullMethodName, new(pb.AlarmResponse)
+	case *pb.HashKVRequest:
+		return pb.Maintenance_HashKV_FullMethodName, new(pb.HashKVResponse)
+	case *healthpb.HealthCheckRequest:
+		return healthpb.Health_Check_FullMethodName, new(healthpb.HealthCheckResponse)
+	}
+	return "", nil
+}
+
+// invoke does one unary call, whose method follows from the request's type.
+func invoke(ctx context.Context, conn *grpc.ClientConn, req proto.Message) (proto.Message, error) {
+	path, resp := method(req)
+	if resp == nil {
+		return nil, fmt.Errorf("no unary method takes a %T", req)
+	}
+	if err := conn.Invoke(ctx, path, req, resp); err != nil {
+		return nil, err
+	}
+	return resp, nil
+}

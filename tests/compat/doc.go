@@ -1,0 +1,10 @@
+// Package compat holds what ours and etcd must answer alike.
+//
+// A scenario is one function that talks to a server through a Recorder. It runs once against etcd 3.7.3 and once
+// against ours; each run leaves a transcript of requests, answers and errors, and the two transcripts must be equal.
+// Scenarios use the raw gRPC stubs: a client library maps errors and hides fields. The oracle is the running etcd,
+// so a scenario states no expectations of its own.
+//
+// The random comparison (random_test.go) generates sequences of operations from a seed, runs them in step on both
+// servers and shrinks a sequence that shows a difference to a file in testdata/, where it is replayed ever after.
+package compat

@@ -1,0 +1,177 @@
+package compat
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/dolmen-io/dolmen/tests/harness"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// answerDeadline is how long a scenario waits for one answer before its transcript says that none came.
+const answerDeadline = 15 * time.Second
+
+// Recorder runs one scenario against one server and writes its transcript. A scenario uses it from one goroutine.
+type Recorder struct {
+	t      *testing.T
+	server *harness.Server
+	conn   *grpc.ClientConn
+	ctx    context.Context
+	text   renderer
+	lines  []string
+}
+
+// compare runs the scenario against etcd and against the subject at the same time, each on a fresh server, and fails
+// with the differing steps unless the transcripts are equal.
+func compare(t *testing.T, opts harness.Options, scenario func(*Recorder)) {
+	t.Helper()
+	opts.NoFsync = true
+	kinds := []harness.Kind{harness.Etcd, harness.Subject()}
+	recorders := make([]*Recorder, len(kinds))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for i, kind := range kinds {
+		s := harness.Start(t, kind, opts)
+		recorders[i] = &Recorder{t: t, server: s, conn: s.Dial(), ctx: ctx,
+			text: renderer{aliases: map[int64]int64{}}}
+	}
+	done := make(chan struct{})
+	for _, r := range recorders {
+		go func() {
+			defer func() { done <- struct{}{} }() // also after fatal
+			scenario(r)
+		}()
+	}
+	for range recorders {
+		<-done
+	}
+	if diff := diffLines(recorders[0].lines, recorders[1].lines); diff != "" {
+		t.Errorf("etcd (-) and %s (+) differ:\n%s", harness.Subject(), diff)
+	}
+	if len(recorders[0].lines) == 0 {
+		t.Error("the scenario recorded nothing")
+	}
+}
+
+// Do makes a unary call, records request and answer, and returns the answer, nil after an error.
+func (r *Recorder) Do(req proto.Message) proto.Message {
+	ctx, cancel := context.WithTimeout(r.ctx, answerDeadline)
+	defer cancel()
+	return r.DoContext(ctx, req)
+}
+
+// DoContext is Do with a context of the caller's.
+func (r *Recorder) DoContext(ctx context.Context, req proto.Message) proto.Message {
+	path, _ := method(req)
+	r.notef("> %s %s", path[strings.LastIndex(path, "/")+1:], r.text.render(req))
+	resp, err := invoke(ctx, r.conn, req)
+	if err != nil {
+		r.notef("! %s", renderError(err))
+		return nil
+	}
+	r.notef("< %s", r.text.render(resp))
+	return resp
+}
+
+// DoAll makes the calls in order.
+func (r *Recorder) DoAll(reqs ...proto.Message) {
+	for _, req := range reqs {
+		r.Do(req)
+	}
+}
+
+// Stream makes a RangeStream call and records its chunks merged, as their sizes are the server's business, and which
+// of them carried a header.
+func (r *Recorder) Stream(req *pb.RangeRequest) {
+	ctx, cancel := context.WithTimeout(r.ctx, answerDeadline)
+	defer cancel()
+	r.notef("> RangeStream %s", r.text.render(req))
+	stream, err := pb.NewKVClient(r.conn).RangeStream(ctx, req)
+	if err != nil {
+		r.notef("! %s", renderError(err))
+		return
+	}
+	merged, headers, messages := new(pb.RangeResponse), 0, 0
+	lastHasHeader := false
+	for {
+		resp, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			r.notef("! after %d keys: %s", len(merged.Kvs), renderError(err))
+			return
+		}
+		messages++
+		lastHasHeader = resp.RangeResponse.GetHeader() != nil
+		if lastHasHeader {
+			headers++
+		}
+		proto.Merge(merged, resp.RangeResponse)
+	}
+	r.notef("< %s (headers %d, in the last message %v, one message %v)", r.text.render(merged), headers, lastHasHeader, messages == 1)
+}
+
+// Alias makes transcripts show a server-chosen lease id as n.
+func (r *Recorder) Alias(id, n int64) { r.text.aliases[id] = n }
+
+// WithMetadata returns the scenario's context with outgoing metadata.
+func (r *Recorder) WithMetadata(pairs ...string) context.Context {
+	return metadata.AppendToOutgoingContext(r.ctx, pairs...)
+}
+
+func (r *Recorder) notef(format string, args ...any) {
+	r.lines = append(r.lines, fmt.Sprintf(format, args...))
+}
+
+// fatalf ends the scenario; FailNow may be called only by the test's own goroutine.
+func (r *Recorder) fatalf(format string, args ...any) {
+	r.t.Helper()
+	r.t.Errorf("%s: "+format, append([]any{r.server.Kind}, args...)...)
+	runtime.Goexit()
+}
+
+const (
+	shownDifferences = 12
+	shownContext     = 2
+)
+
+// diffLines lists where two transcripts differ, with the lines that led there. Transcripts of one scenario have the
+// same shape, so lines are compared one to one.
+func diffLines(want, got []string) string {
+	var b strings.Builder
+	differences := 0
+	line := func(lines []string, i int) string {
+		if i < len(lines) {
+			return lines[i]
+		}
+		return "(end of transcript)"
+	}
+	for i := range max(len(want), len(got)) {
+		w, g := line(want, i), line(got, i)
+		if w == g {
+			continue
+		}
+		if differences++; differences > shownDifferences {
+			continue
+		}
+		for j := max(0, i-shownContext); j < i; j++ {
+			fmt.Fprintf(&b, "  %s\n", line(want, j))
+		}
+		fmt.Fprintf(&b, "- %s\n+ %s\n\n", w, g)
+	}
+	if differences > shownDifferences {
+		fmt.Fprintf(&b, "and %d further lines\n", differences-shownDifferences)
+	}
+	return b.String()
+}

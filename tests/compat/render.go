@@ -1,0 +1,108 @@
+package compat
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"sort"
+	"strings"
+
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/prototext"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// maxShownBytes is the longest byte string a transcript shows; longer ones appear as length and digest.
+const maxShownBytes = 256
+
+// slackSeconds is how much younger than granted a lease may look and still be rendered as full: the time a loaded
+// machine may need for a scenario. Leases whose remaining time matters are granted less than this.
+const slackSeconds = 300
+
+// renderer turns messages into comparable text.
+type renderer struct {
+	aliases map[int64]int64 // server-chosen lease id -> the number it is shown as
+}
+
+// render returns m in one line, with what legitimately differs between two runs made equal.
+func (r *renderer) render(m proto.Message) string {
+	m = proto.Clone(m)
+	switch m := m.(type) {
+	case *pb.LeaseTimeToLiveResponse:
+		if m.TTL <= m.GrantedTTL && m.GrantedTTL-m.TTL <= slackSeconds && m.TTL > 0 {
+			m.TTL = m.GrantedTTL
+		}
+		sort.Slice(m.Keys, func(i, j int) bool { return string(m.Keys[i]) < string(m.Keys[j]) })
+	case *pb.StatusResponse:
+		normalizeStatus(m)
+	case *pb.AlarmResponse:
+		sort.Slice(m.Alarms, func(i, j int) bool { return m.Alarms[i].String() < m.Alarms[j].String() })
+	}
+	rewrite(m.ProtoReflect(), r.field)
+	text := prototext.MarshalOptions{}.Format(m)
+	// prototext puts one or two spaces between fields, chosen per binary.
+	return strings.Join(strings.Fields(text), " ")
+}
+
+// normalizeStatus keeps of sizes and indexes only what holds on every member.
+func normalizeStatus(m *pb.StatusResponse) {
+	flag := func(ok bool) int64 {
+		if ok {
+			return 1
+		}
+		return -1
+	}
+	m.DbSizeInUse = flag(0 < m.DbSizeInUse && m.DbSizeInUse <= m.DbSize)
+	m.DbSize = flag(m.DbSize > 0)
+	m.RaftIndex = uint64(flag(m.RaftIndex > 0 && m.RaftAppliedIndex <= m.RaftIndex) + 2)
+	m.RaftAppliedIndex = uint64(flag(m.RaftAppliedIndex > 0) + 2)
+	for i, e := range m.Errors {
+		m.Errors[i] = strings.Join(strings.Fields(e), " ")
+	}
+}
+
+func (r *renderer) field(fd protoreflect.FieldDescriptor, v protoreflect.Value) protoreflect.Value {
+	switch fd.Kind() {
+	case protoreflect.Int64Kind:
+		if alias, ok := r.aliases[v.Int()]; ok && (fd.Name() == "ID" || fd.Name() == "lease") {
+			return protoreflect.ValueOfInt64(alias)
+		}
+	case protoreflect.BytesKind:
+		if b := v.Bytes(); len(b) > maxShownBytes {
+			sum := sha256.Sum256(b)
+			return protoreflect.ValueOfBytes(fmt.Appendf(nil, "%d bytes, sha256 %x", len(b), sum[:6]))
+		}
+	}
+	return v
+}
+
+// rewrite replaces every set scalar of m, at any depth, with what f returns for it.
+func rewrite(m protoreflect.Message, f func(protoreflect.FieldDescriptor, protoreflect.Value) protoreflect.Value) {
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case fd.IsMap():
+		case fd.IsList():
+			list := v.List()
+			for i := range list.Len() {
+				if fd.Kind() == protoreflect.MessageKind {
+					rewrite(list.Get(i).Message(), f)
+				} else {
+					list.Set(i, f(fd, list.Get(i)))
+				}
+			}
+		case fd.Kind() == protoreflect.MessageKind:
+			rewrite(v.Message(), f)
+		default:
+			m.Set(fd, f(fd, v))
+		}
+		return true
+	})
+}
+
+// renderError returns code and text of an RPC's error as the wire had them.
+func renderError(err error) string {
+	s := status.Convert(err)
+	return fmt.Sprintf("%v: %q", s.Code(), s.Message())
+}

@@ -1,0 +1,60 @@
+package harness
+
+import (
+	"bytes"
+	"strings"
+	"sync"
+)
+
+const (
+	readyLine = "ready to serve client requests"
+	raceLine  = "WARNING: DATA RACE"
+	bindLine  = "address already in use"
+
+	// maxLog bounds what is kept of one server's output: enough for any failure we have seen.
+	maxLog = 8 << 20
+)
+
+// output collects what a server prints and closes ready at the line that says it serves. It belongs to one start of
+// the process; exec copies into it from one goroutine.
+type output struct {
+	ready chan struct{}
+
+	mu struct {
+		sync.Mutex
+		text    bytes.Buffer
+		partial []byte // an unfinished last line
+		isReady bool
+	}
+}
+
+func newOutput() *output { return &output{ready: make(chan struct{})} }
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.mu.text.Len() < maxLog {
+		o.mu.text.Write(p)
+	}
+	o.mu.partial = append(o.mu.partial, p...)
+	for {
+		end := bytes.IndexByte(o.mu.partial, '\n')
+		if end < 0 {
+			break
+		}
+		if !o.mu.isReady && bytes.Contains(o.mu.partial[:end], []byte(readyLine)) {
+			o.mu.isReady = true
+			close(o.ready)
+		}
+		o.mu.partial = o.mu.partial[end+1:]
+	}
+	return len(p), nil
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.mu.text.String()
+}
+
+func (o *output) contains(s string) bool { return strings.Contains(o.String(), s) }

@@ -1,0 +1,290 @@
+package harness
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// Kind says which implementation a Server runs.
+type Kind int
+
+// The kinds of server.
+const (
+	Etcd   Kind = iota // etcd 3.7.3, the oracle
+	Dolmen             // ours
+)
+
+func (k Kind) String() string {
+	if k == Etcd {
+		return "etcd"
+	}
+	return "dolmen"
+}
+
+// Subject returns the kind under test: ours, unless DOLMEN_TEST_SUBJECT=etcd asks to test the tests.
+func Subject() Kind {
+	if os.Getenv("DOLMEN_TEST_SUBJECT") == "etcd" {
+		return Etcd
+	}
+	return Dolmen
+}
+
+// Options of one server. The zero value is a member with short election times that fsyncs.
+type Options struct {
+	Engine  string   // ours only: pebble or memory; "" = DOLMEN_TEST_ENGINE, else the default
+	NoFsync bool     // --unsafe-no-fsync: for comparisons, which never lose the page cache
+	Args    []string // further flags
+}
+
+// What every server advertises; see the package comment.
+const (
+	advertisedClient = "http://127.0.0.1:2379"
+	advertisedPeer   = "http://127.0.0.1:2380"
+)
+
+const (
+	startDeadline = 60 * time.Second // a race-enabled binary on two busy cores
+	stopDeadline  = 30 * time.Second
+	bindAttempts  = 10 // another process may take a port between our picking it and the server's listening
+)
+
+// Server is one member as a process. Its methods are called from the test's goroutine only.
+type Server struct {
+	Kind    Kind
+	DataDir string
+
+	tb       testing.TB
+	opts     Options
+	endpoint string // host:port of the client listener; changes with each start
+	peerURL  string
+	out      *output // of the current or last run
+	cmd      *exec.Cmd
+	exited   chan error // one value when the process is gone
+	history  []*output
+}
+
+// Start starts a server with an empty data directory and returns when it is ready. The server is killed when the test
+// ends; its log is shown if the test failed.
+func Start(tb testing.TB, kind Kind, opts Options) *Server {
+	tb.Helper()
+	s := &Server{Kind: kind, DataDir: filepath.Join(tb.TempDir(), kind.String()), tb: tb, opts: opts}
+	tb.Cleanup(s.cleanup)
+	s.launch()
+	return s
+}
+
+// Restart starts the server again on its data directory, on new ports, and returns when it is ready.
+func (s *Server) Restart() {
+	s.tb.Helper()
+	if s.cmd != nil {
+		s.tb.Fatalf("restart %s: it still runs; Kill or Stop it first", s.Kind)
+	}
+	s.launch()
+}
+
+// Kill sends SIGKILL and waits until the process is gone.
+func (s *Server) Kill() {
+	s.tb.Helper()
+	if s.cmd == nil {
+		return
+	}
+	s.signal(syscall.SIGKILL)
+	<-s.exited
+	s.cmd = nil
+	s.checkRaces()
+}
+
+// Stop asks the server to end with SIGTERM and fails the test if it does not end by itself.
+func (s *Server) Stop() {
+	s.tb.Helper()
+	if s.cmd == nil {
+		return
+	}
+	s.signal(syscall.SIGTERM)
+	timeout := time.NewTimer(stopDeadline)
+	defer timeout.Stop()
+	select {
+	case <-s.exited:
+	case <-timeout.C:
+		s.signal(syscall.SIGQUIT) // the log then shows where it hangs
+		<-s.exited
+		s.tb.Errorf("%s did not stop within %v of SIGTERM", s.Kind, stopDeadline)
+	}
+	s.cmd = nil
+	s.checkRaces()
+}
+
+// Endpoint is the host:port of the client listener.
+func (s *Server) Endpoint() string { return s.endpoint }
+
+// Log returns what the current (or last) run printed.
+func (s *Server) Log() string { return s.out.String() }
+
+// Pid returns the process id of the running server.
+func (s *Server) Pid() int { return s.cmd.Process.Pid }
+
+// Dial opens a plain gRPC connection without retries, so that a test sees what the server sent. It is closed with
+// the test.
+func (s *Server) Dial(opts ...grpc.DialOption) *grpc.ClientConn {
+	s.tb.Helper()
+	opts = append([]grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDisableRetry(),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1 << 30)),
+	}, opts...)
+	conn, err := grpc.NewClient("passthrough:///"+s.endpoint, opts...)
+	if err != nil {
+		s.tb.Fatalf("dial %s: %v", s.Kind, err)
+	}
+	s.tb.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func (s *Server) launch() {
+	s.tb.Helper()
+	path, err := s.binary()
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	for range bindAttempts {
+		err = s.launchOnce(path)
+		if !errors.Is(err, errPortTaken) {
+			break
+		}
+	}
+	if err != nil {
+		s.tb.Fatalf("start %s: %v\n%s", s.Kind, err, s.out.String())
+	}
+}
+
+var errPortTaken = errors.New("a picked port was taken by another process")
+
+func (s *Server) launchOnce(path string) error {
+	ports, err := freePorts(2)
+	if err != nil {
+		return err
+	}
+	s.endpoint, s.peerURL = ports[0], "http://"+ports[1]
+	s.out = newOutput()
+	s.history = append(s.history, s.out)
+
+	cmd := exec.Command(path, s.args()...)
+	cmd.Stdout, cmd.Stderr = s.out, s.out
+	cmd.SysProcAttr = childAttributes()
+	// A race is fatal at once, where the log still shows what led to it. ETCD_VERIFY turns on etcd's own checks.
+	cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1", "ETCD_VERIFY=all")
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+
+	timeout := time.NewTimer(startDeadline)
+	defer timeout.Stop()
+	select {
+	case <-s.out.ready:
+		s.cmd, s.exited = cmd, exited
+		return nil
+	case err := <-exited:
+		if s.out.contains(bindLine) {
+			return errPortTaken
+		}
+		return fmt.Errorf("it ended before it was ready: %v", err)
+	case <-timeout.C:
+		_ = cmd.Process.Signal(syscall.SIGQUIT)
+		<-exited
+		return fmt.Errorf("not ready within %v", startDeadline)
+	}
+}
+
+func (s *Server) binary() (string, error) {
+	if s.Kind == Etcd {
+		return etcdBinary()
+	}
+	return dolmenBinary()
+}
+
+func (s *Server) args() []string {
+	args := []string{
+		"--name=default",
+		"--data-dir=" + s.DataDir,
+		"--listen-client-urls=http://" + s.endpoint,
+		"--listen-peer-urls=" + s.peerURL,
+		"--advertise-client-urls=" + advertisedClient,
+		"--initial-advertise-peer-urls=" + advertisedPeer,
+		"--initial-cluster=default=" + advertisedPeer,
+		// A single voter elects itself after one timeout; a short one makes hundreds of starts affordable.
+		"--heartbeat-interval=10",
+		"--election-timeout=50",
+	}
+	if s.opts.NoFsync {
+		args = append(args, "--unsafe-no-fsync")
+	}
+	if s.Kind == Dolmen {
+		engine := s.opts.Engine
+		if engine == "" {
+			engine = os.Getenv("DOLMEN_TEST_ENGINE")
+		}
+		if engine != "" {
+			args = append(args, "--storage-engine="+engine)
+		}
+	}
+	return append(args, s.opts.Args...)
+}
+
+func (s *Server) signal(sig syscall.Signal) {
+	if err := s.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		s.tb.Errorf("signal %s with %v: %v", s.Kind, sig, err)
+	}
+}
+
+func (s *Server) cleanup() {
+	s.Kill()
+	if !s.tb.Failed() {
+		return
+	}
+	for i, out := range s.history {
+		s.tb.Logf("log of %s, start %d:\n%s", s.Kind, i+1, tail(out.String(), 40))
+	}
+}
+
+// checkRaces fails the test if the server reported a data race.
+func (s *Server) checkRaces() {
+	s.tb.Helper()
+	if text := s.out.String(); strings.Contains(text, raceLine) {
+		s.tb.Errorf("%s has a data race:\n%s", s.Kind, text[strings.Index(text, raceLine):])
+	}
+}
+
+func tail(text string, lines int) string {
+	all := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	if len(all) > lines {
+		all = all[len(all)-lines:]
+	}
+	return strings.Join(all, "\n")
+}
+
+// freePorts returns n loopback addresses that nobody listened on a moment ago.
+func freePorts(n int) ([]string, error) {
+	addrs := make([]string, n)
+	for i := range addrs {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("pick a free port: %w", err)
+		}
+		defer l.Close()
+		addrs[i] = l.Addr().String()
+	}
+	return addrs, nil
+}
