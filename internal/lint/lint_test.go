@@ -27,6 +27,25 @@ func TestModule(t *testing.T) {
 	}
 }
 
+// TestTestsModule holds the module of the comparison tests to the rules for tests.
+func TestTestsModule(t *testing.T) {
+	files, err := Load(filepath.Join("..", "..", "tests"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, finding := range CheckTests(files) {
+		t.Error(finding)
+	}
+}
+
+func TestCheckTests(t *testing.T) {
+	f, err := Parse("harness/a.go", []byte("package harness\nfunc f() { time.Sleep(1) }\n"))
+	require.NoError(t, err)
+	require.Equal(t, []Finding{
+		{Path: "harness", Text: "package has no comment that begins \"Package harness \""},
+		{Path: "harness/a.go", Line: 2, Text: "no time.Sleep in a test: wait for the condition, or use testing/synctest"},
+	}, CheckTests([]*File{f}))
+}
+
 // source is a file as given to Parse.
 type source struct{ path, text string }
 

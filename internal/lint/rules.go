@@ -14,12 +14,15 @@ const (
 	maxFileLines     = 500
 )
 
-// exceptions are the functions ("path:Function") and files ("path") that may be longer, each with the
-// reason why cutting them would make them harder to read.
+// exceptions are the functions ("path:Function") and files ("path") that may be longer, or sleep or skip
+// in a test, each with the reason.
 func exceptions() map[string]string {
 	return map[string]string{
-		"internal/config/unbuilt.go:unbuilt": "a table with a line for each flag",
-		"internal/config/config.go:Default":  "a table with a line for each default",
+		"internal/config/unbuilt.go:unbuilt":                   "a table with a line for each flag",
+		"internal/config/config.go:Default":                    "a table with a line for each default",
+		"internal/watch/model_test.go:client.churn":            "paces the load; nothing waits for it",
+		"internal/watch/model_test.go:client.read":             "paces the load; nothing waits for it",
+		"internal/engine/enginetest/enginetest.go:testCompact": "compaction on request is an optional interface",
 	}
 }
 
@@ -112,11 +115,34 @@ func checkForbidden(files []*File) []Finding {
 	return all
 }
 
+// CheckTests holds the files of a module that is all tests to the rules for tests.
+func CheckTests(files []*File) []Finding {
+	all := checkDocs(files)
+	for _, f := range files {
+		all = append(all, forbiddenCalls(f)...)
+	}
+	return all
+}
+
 func forbiddenCalls(f *File) []Finding {
+	var all []Finding
+	excused := exceptions()
+	for _, decl := range f.Syntax.Decls {
+		if function, ok := decl.(*ast.FuncDecl); ok {
+			if _, ok := excused[f.Path+":"+functionName(function)]; ok {
+				continue
+			}
+		}
+		all = append(all, forbiddenIn(f, decl)...)
+	}
+	return all
+}
+
+func forbiddenIn(f *File, decl ast.Decl) []Finding {
 	var all []Finding
 	// time.Sleep is the clock's inside testing/synctest: there it waits for nothing real.
 	simulated := slices.Contains(f.Imports(), "testing/synctest")
-	ast.Inspect(f.Syntax, func(n ast.Node) bool {
+	ast.Inspect(decl, func(n ast.Node) bool {
 		selector, ok := n.(*ast.SelectorExpr)
 		if !ok {
 			return true
