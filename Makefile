@@ -11,7 +11,7 @@ ARGS    ?=
 .PHONY: build run test lint fuzz bench compat crash clean
 
 build: ## bin/dolmen, and bin/etcd as a link to it
-	$(GO) build -o $(OUT)/dolmen ./cmd/dolmen
+	$(GO) build -buildvcs=auto -o $(OUT)/dolmen ./cmd/dolmen
 	ln -sf dolmen $(OUT)/etcd
 
 run: build ## a member on localhost:2379
