@@ -134,12 +134,17 @@ func (s *scenario) run(d *datadriven.TestData) string {
 			events := s.history.commit(strings.Fields(line)...)
 			if d.Cmd == "commit" {
 				s.hub.Publish(events, s.history.current)
+				synctest.Wait()
 			}
 		}
-		synctest.Wait()
 		return fmt.Sprintf("revision %d\n", s.history.current)
 	case "publish": // what commit-late left out, as after a received snapshot
-		s.hub.Publish(nil, s.history.current)
+		rev := scan(s.t, d, "rev", int64(0))
+		if rev == 0 {
+			s.hub.Publish(nil, s.history.current)
+		} else {
+			s.hub.Publish(s.history.revisions[rev], rev)
+		}
 		synctest.Wait()
 	case "compact":
 		s.history.compact(scan(s.t, d, "rev", int64(0)))
