@@ -28,13 +28,14 @@ type Batch struct {
 	bytes int
 }
 
-// Put stores value under key. The key must not be empty.
+// Put stores value under key. The key must not be empty: Commit refuses the whole batch otherwise.
 func (b *Batch) Put(key, value []byte) { b.add(Op{OpPut, key, value}) }
 
 // Delete removes key. Removing a key that is not there is no error.
 func (b *Batch) Delete(key []byte) { b.add(Op{OpDelete, key, nil}) }
 
-// DeleteRange removes every key in [lo, hi).
+// DeleteRange removes every key in [lo, hi). A range that is empty or upside down, hi nil included,
+// removes nothing: unlike in Scan there is no range without an upper limit.
 func (b *Batch) DeleteRange(lo, hi []byte) { b.add(Op{OpDeleteRange, lo, hi}) }
 
 func (b *Batch) add(op Op) {

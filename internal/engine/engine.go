@@ -56,7 +56,8 @@ type Engine interface {
 	// Stats returns sizes, cheaply enough to be called for every status request.
 	Stats() Stats
 
-	// Close flushes, then releases files and locks. Snapshots must have been closed before.
+	// Close flushes, then releases files and locks. Snapshots must have been closed before; using one
+	// afterwards is ErrClosed. It waits for calls under way, so it must not be called within a Scan.
 	Close() error
 }
 
@@ -67,7 +68,8 @@ type Snapshot interface {
 
 	// Scan calls fn for every key in [lo, hi) in ascending order, or descending when reverse is set,
 	// until fn returns false or the range is exhausted. A nil hi means no upper limit. The slices given
-	// to fn are valid only until it returns and must not be modified.
+	// to fn are valid only until it returns and must not be modified. fn may call the engine and this
+	// snapshot.
 	Scan(lo, hi []byte, reverse bool, fn func(key, value []byte) bool) error
 
 	// Close releases the view.

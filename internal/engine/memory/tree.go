@@ -7,9 +7,9 @@ import (
 )
 
 // maxEntries is the most entries of a leaf and the most children of an inner node. A commit copies one
-// node a level, so small nodes make small commits cheap and large ones make scans and lookups cheap. On
-// BenchmarkEngine 32 was within a tenth of the best size for lookups and scans, and a commit of one
-// operation cost half of what it costs with 64.
+// node a level, so small nodes make small commits cheap and large ones make scans cheap. BenchmarkEngine
+// with 16, 32, 64 and 128: a commit of one revision allocates 7, 10, 14 and 26 kB, a scan of 500 takes
+// 4.1, 3.4, 3.2 and 2.7 microseconds, and a lookup takes the same with all of them.
 const maxEntries = 32
 
 // An entry is a key with its value. Both belong to the engine and are never modified.

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,7 +72,7 @@ func Open(dir string, opts Options) (*Engine, error) {
 	popts.FS, popts.Lock = fs, lock
 	if e.db, err = pebble.Open(dir, popts); err != nil {
 		e.cancel()
-		return nil, errors.Join(e.wrap("open "+dir, err), lock.Close())
+		return nil, errors.Join(e.wrapOpen(err), lock.Close())
 	}
 	e.events.serving.Store(true)
 	if err := e.events.failure(); err != nil {
@@ -119,6 +120,17 @@ func (e *Engine) wrap(op string, err error) error {
 	default:
 		return fmt.Errorf("pebble: %s: %w", op, err)
 	}
+}
+
+// wrapOpen is wrap for the error of pebble.Open, which marks damaged bytes as such but not a file that the
+// manifest names and that is missing or shorter than it says. The directory itself is there and locked,
+// so nothing else can be missing; for the length there is only the text, which a test holds on to.
+func (e *Engine) wrapOpen(err error) error {
+	damaged := errors.Is(err, os.ErrNotExist) || strings.Contains(err.Error(), "object size mismatch")
+	if damaged && !pebble.IsCorruptionError(err) {
+		return fmt.Errorf("pebble: open %s: %w: %w", e.name, engine.ErrCorrupt, err)
+	}
+	return e.wrap("open "+e.name, err)
 }
 
 // enter begins a call, which must leave the gate if the error is nil.

@@ -2,6 +2,7 @@ package pebble_test
 
 import (
 	"math/rand/v2"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -78,5 +79,19 @@ var harness = enginetest.Harness{
 	Seeds:      150,
 }
 
-func TestEngine(t *testing.T)      { enginetest.Run(t, harness) }
-func BenchmarkEngine(b *testing.B) { enginetest.Benchmark(b, harness) }
+func TestEngine(t *testing.T) { enginetest.Run(t, harness) }
+
+// fileDisk is a directory of the operating system, for benchmarks with the options of a member. It
+// cannot crash.
+type fileDisk struct {
+	enginetest.Disk
+	dir string
+}
+
+func (d fileDisk) Open() (engine.Engine, error) { return pebble.Open(d.dir, pebble.Options{}) }
+
+func BenchmarkEngine(b *testing.B) {
+	enginetest.Benchmark(b, enginetest.Harness{
+		NewDisk: func() enginetest.Disk { return fileDisk{dir: filepath.Join(b.TempDir(), "engine")} },
+	})
+}
