@@ -3,6 +3,7 @@ package compat
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"runtime"
@@ -21,6 +22,11 @@ import (
 // answerDeadline is how long a scenario waits for one answer before its transcript says that none came.
 const answerDeadline = 15 * time.Second
 
+// chosenLease is the number under which a transcript shows the first lease id that a server chose; the next counts on.
+const chosenLease = 500_000
+
+var showTranscript = flag.Bool("transcript", false, "show etcd's transcript of each scenario")
+
 // Recorder runs one scenario against one server and writes its transcript. A scenario uses it from one goroutine.
 type Recorder struct {
 	t      *testing.T
@@ -35,6 +41,7 @@ type Recorder struct {
 // with the differing steps unless the transcripts are equal.
 func compare(t *testing.T, opts harness.Options, scenario func(*Recorder)) {
 	t.Helper()
+	t.Parallel()
 	opts.NoFsync = true
 	kinds := []harness.Kind{harness.Etcd, harness.Subject()}
 	recorders := make([]*Recorder, len(kinds))
@@ -54,6 +61,9 @@ func compare(t *testing.T, opts harness.Options, scenario func(*Recorder)) {
 	}
 	for range recorders {
 		<-done
+	}
+	if *showTranscript {
+		t.Log(strings.Join(recorders[0].lines, "\n"))
 	}
 	if diff := diffLines(recorders[0].lines, recorders[1].lines); diff != "" {
 		t.Errorf("etcd (-) and %s (+) differ:\n%s", harness.Subject(), diff)
@@ -78,6 +88,10 @@ func (r *Recorder) DoContext(ctx context.Context, req proto.Message) proto.Messa
 	if err != nil {
 		r.notef("! %s", renderError(err))
 		return nil
+	}
+	if grant, ok := resp.(*pb.LeaseGrantResponse); ok && req.(*pb.LeaseGrantRequest).ID == 0 {
+		r.notef("the server chose a positive id: %v", grant.ID > 0)
+		r.text.aliases[grant.ID] = int64(chosenLease + len(r.text.aliases))
 	}
 	r.notef("< %s", r.text.render(resp))
 	return resp
@@ -122,12 +136,19 @@ func (r *Recorder) Stream(req *pb.RangeRequest) {
 	r.notef("< %s (headers %d, in the last message %v, one message %v)", r.text.render(merged), headers, lastHasHeader, messages == 1)
 }
 
-// Alias makes transcripts show a server-chosen lease id as n.
-func (r *Recorder) Alias(id, n int64) { r.text.aliases[id] = n }
-
 // WithMetadata returns the scenario's context with outgoing metadata.
 func (r *Recorder) WithMetadata(pairs ...string) context.Context {
 	return metadata.AppendToOutgoingContext(r.ctx, pairs...)
+}
+
+// silent records that no answer came in time. A scenario that waits for what etcd does not send is wrong itself.
+func (r *Recorder) silent() {
+	r.t.Helper()
+	r.notef("! no answer within %v", answerDeadline)
+	if r.server.Kind == harness.Etcd {
+		r.t.Errorf("the scenario waits for an answer that etcd does not send; last steps:\n%s",
+			strings.Join(r.lines[max(0, len(r.lines)-8):], "\n"))
+	}
 }
 
 func (r *Recorder) notef(format string, args ...any) {
@@ -174,4 +195,21 @@ func diffLines(want, got []string) string {
 		fmt.Fprintf(&b, "and %d further lines\n", differences-shownDifferences)
 	}
 	return b.String()
+}
+
+// until waits for a condition that a server reaches in the background.
+func (r *Recorder) until(what string, reached func() bool) {
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	deadline := time.NewTimer(answerDeadline)
+	defer deadline.Stop()
+	for !reached() {
+		select {
+		case <-poll.C:
+		case <-deadline.C:
+			r.notef("! within %v it was not reached that %s", answerDeadline, what)
+			return
+		}
+	}
+	r.notef("reached: %s", what)
 }

@@ -1,9 +1,11 @@
 package compat
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -100,24 +102,50 @@ func (w *Watcher) send(what string, req *pb.WatchRequest) {
 // Recv records the next answer and returns it, nil if the stream ended or nothing came in time.
 func (w *Watcher) Recv() *pb.WatchResponse {
 	a, ok := w.next()
-	switch {
-	case !ok:
-		w.r.notef("! no watch response within %v", answerDeadline)
-	case errors.Is(a.err, io.EOF):
-		w.r.notef("! end of stream")
-	case a.err != nil:
-		w.r.notef("! %s", renderError(a.err))
-	default:
-		w.r.notef("< %s", w.r.text.render(a.resp))
+	if !ok {
+		w.r.silent()
+		return nil
 	}
+	w.r.notef("%s", w.show(a))
 	return a.resp
 }
 
-// RecvAll records n answers.
+// RecvAll records n answers, sorted by watch: between watches of a stream no order is promised.
 func (w *Watcher) RecvAll(n int) {
+	answers := make([]watchAnswer, 0, n)
 	for range n {
-		w.Recv()
+		a, ok := w.next()
+		if !ok {
+			w.r.silent()
+			break
+		}
+		answers = append(answers, a)
 	}
+	slices.SortStableFunc(answers, func(a, b watchAnswer) int {
+		return cmp.Compare(a.resp.GetWatchId(), b.resp.GetWatchId())
+	})
+	for _, a := range answers {
+		w.r.notef("%s", w.show(a))
+	}
+}
+
+// RecvProgress asks for progress and records all answers up to the progress notification. All watches of the stream
+// must have caught up.
+func (w *Watcher) RecvProgress() {
+	w.Progress()
+	for resp := w.Recv(); resp != nil && resp.WatchId != -1; {
+		resp = w.Recv()
+	}
+}
+
+func (w *Watcher) show(a watchAnswer) string {
+	switch {
+	case errors.Is(a.err, io.EOF):
+		return "! end of stream"
+	case a.err != nil:
+		return "! " + renderError(a.err)
+	}
+	return "< " + w.r.text.render(a.resp)
 }
 
 func (w *Watcher) next() (watchAnswer, bool) {
@@ -130,3 +158,15 @@ func (w *Watcher) next() (watchAnswer, bool) {
 		return watchAnswer{}, false
 	}
 }
+
+// Recv0 records that what quiet sends is not answered: it creates and cancels a watch of its own afterwards, whose
+// answers come next if nothing else does.
+func (w *Watcher) Recv0(quiet func()) {
+	quiet()
+	w.Created(&pb.WatchCreateRequest{Key: []byte("nobody writes this"), WatchId: barrierID})
+	w.Cancel(barrierID)
+	w.Recv()
+}
+
+// barrierID is the watch id of Recv0.
+const barrierID = 1_000_000

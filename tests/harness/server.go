@@ -250,13 +250,32 @@ func (s *Server) signal(sig syscall.Signal) {
 }
 
 func (s *Server) cleanup() {
+	died := s.cmd != nil && len(s.exited) > 0
+	if died {
+		s.tb.Errorf("%s ended by itself; its last lines:\n%s", s.Kind, tail(s.out.String(), 40))
+	}
 	s.Kill()
 	if !s.tb.Failed() {
 		return
 	}
 	for i, out := range s.history {
-		s.tb.Logf("log of %s, start %d:\n%s", s.Kind, i+1, tail(out.String(), 40))
+		path, err := keepLog(fmt.Sprintf("%s-%s-%d.log", strings.ReplaceAll(s.tb.Name(), "/", "_"), s.Kind, i+1), out.String())
+		if err != nil {
+			s.tb.Logf("keep the log of %s: %v", s.Kind, err)
+			continue
+		}
+		s.tb.Logf("log of %s, start %d: %s", s.Kind, i+1, path)
 	}
+}
+
+// keepLog writes a log to where it survives the test.
+func keepLog(name, text string) (path string, err error) {
+	dir := filepath.Join(moduleDir(), "bin", "logs")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	path = filepath.Join(dir, name)
+	return path, os.WriteFile(path, []byte(text), 0o644)
 }
 
 // checkRaces fails the test if the server reported a data race.
