@@ -326,6 +326,13 @@ func (e *Expiry) Len() int {
 	return len(e.mu.leases)
 }
 
+// byExpiry spells cmp.Or out: with a million leases a promotion is mostly this function.
 func byExpiry(a, b *item) int {
-	return cmp.Or(cmp.Compare(a.expiry, b.expiry), cmp.Compare(a.ID, b.ID))
+	switch {
+	case a.expiry < b.expiry:
+		return -1
+	case a.expiry > b.expiry:
+		return 1
+	}
+	return cmp.Compare(a.ID, b.ID)
 }

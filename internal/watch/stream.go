@@ -134,7 +134,9 @@ func (s *Stream) acquire(ctx context.Context) error {
 func (s *Stream) release() { <-s.controls }
 
 // Create adds a watch, or refuses it with the reason in a response. The created response comes before
-// the watch's events, and responses come in the order of the requests.
+// the watch's events, and responses come in the order of the requests. Permissions are the caller's: it
+// checks them first, by the range as the client sent it, except for a negative Start, which etcd refuses
+// before it looks at who asks.
 //
 // Errors: ErrClosed, or the context's error.
 func (s *Stream) Create(ctx context.Context, req CreateRequest) error {
