@@ -209,7 +209,7 @@ func (w *failingWriter) Write(p []byte) (int, error) {
 func TestCheckpointWriteError(t *testing.T) {
 	entries := append(smallEntries(), entry{[]byte("z"), make([]byte, blockSize)})
 	size := len(encodeEntries(t, testNumber, entries))
-	for n := 0; n < size; n += 13 {
+	for n := 0; n < size; n += 997 {
 		w := &failingWriter{n}
 		c, err := newCheckpointWriter(w, testNumber)
 		for _, e := range entries {

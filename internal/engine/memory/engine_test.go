@@ -33,7 +33,7 @@ func (d disk) CrashAt(op int, rng *rand.Rand, before func()) func() enginetest.D
 var harness = enginetest.Harness{
 	NewDisk:    func() enginetest.Disk { return disk{enginetest.NewDirectory()} },
 	LargeBatch: 1 << 16,
-	Seeds:      500,
+	Seeds:      300,
 }
 
 func TestEngine(t *testing.T)      { enginetest.Run(t, harness) }

@@ -76,7 +76,7 @@ func (d *disk) CrashAt(op int, rng *rand.Rand, before func()) func() enginetest.
 var harness = enginetest.Harness{
 	NewDisk:    func() enginetest.Disk { return newDisk(vfs.NewCrashableMem()) },
 	LargeBatch: memTableBytes,
-	Seeds:      150,
+	Seeds:      100,
 }
 
 func TestEngine(t *testing.T) { enginetest.Run(t, harness) }
