@@ -3,6 +3,7 @@ package memory_test
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -135,6 +136,31 @@ func TestDiskFailures(t *testing.T) {
 		}
 	}
 	t.Fatal("a flush takes fewer than 100 operations")
+}
+
+// TestKillThenPowerCut ends the process within a flush, starts the engine on what the operating system
+// still shows, and cuts the power then. What the start called durable must be there.
+func TestKillThenPowerCut(t *testing.T) {
+	killed := errors.New("process killed")
+	seen := map[string]bool{}
+	for n := range 20 {
+		d := enginetest.NewDirectory()
+		e := open(t, d)
+		put(t, e, "a", "1")
+		require.NoError(t, e.Flush())
+		put(t, e, "a", "2")
+		d.FailFrom(n, killed)
+		_ = e.Flush() // What it returns nobody lives to see.
+		d.FailFrom(0, nil)
+		e = open(t, d)
+		durable, err := e.Durable([]byte("a"))
+		require.NoError(t, err)
+		seen[string(durable)] = true
+		e = open(t, d.Crash(rand.New(rand.NewPCG(uint64(n), 1)), 0))
+		require.Equal(t, string(durable), value(t, e, "a"), "killed at operation %d", n)
+		require.NoError(t, e.Close())
+	}
+	require.Len(t, seen, 2, "both sides of the rename were tried")
 }
 
 func TestOpenFailures(t *testing.T) {
