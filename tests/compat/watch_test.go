@@ -154,7 +154,8 @@ func TestWatchCompacted(t *testing.T) {
 		w.Created(watchKey("a", "", 0))
 		w.Created(&pb.WatchCreateRequest{Key: []byte("a"), StartRevision: 2, WatchId: 9})
 		w.Recv() // the cancellation
-		// The id stays taken until the client cancels it too.
+		// The id stays taken until the client cancels it too, and no progress is told until then.
+		w.Recv0(func() { w.Progress() })
 		w.Created(&pb.WatchCreateRequest{Key: []byte("a"), StartRevision: 1, WatchId: 9})
 		w.Cancel(9)
 		w.Recv()

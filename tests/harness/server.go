@@ -125,6 +125,16 @@ func (s *Server) Stop() {
 	s.checkRaces()
 }
 
+// Discard kills the server, removes its data and forgets its logs: for tests that start hundreds.
+func (s *Server) Discard() {
+	s.tb.Helper()
+	s.Kill()
+	s.history = nil
+	if err := os.RemoveAll(s.DataDir); err != nil {
+		s.tb.Errorf("remove the data of %s: %v", s.Kind, err)
+	}
+}
+
 // Endpoint is the host:port of the client listener.
 func (s *Server) Endpoint() string { return s.endpoint }
 

@@ -1,0 +1,157 @@
+package compat
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/dolmen-io/dolmen/tests/harness"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+var (
+	seeds      = flag.Int("seeds", 4, "how many random sequences to compare")
+	steps      = flag.Int("steps", 1000, "length of each random sequence")
+	firstSeed  = flag.Uint64("first-seed", 1, "seed of the first random sequence")
+	restarts   = flag.Bool("restarts", true, "kill and restart both servers within random sequences")
+	shrinkTime = flag.Duration("shrink-time", 90*time.Second, "how long to look for a shorter failing sequence")
+)
+
+// TestRandom compares random sequences. A difference is shrunk, shown with its seed, and written to a file that becomes
+// a regression test when it is moved to testdata/.
+func TestRandom(t *testing.T) {
+	n := *seeds
+	if testing.Short() {
+		n = min(n, 2)
+	}
+	for i := range n {
+		seed := *firstSeed + uint64(i)
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			t.Parallel()
+			sequence := generate(seed, *steps, *restarts)
+			index, err := runSequence(t, sequence)
+			if err == nil {
+				return
+			}
+			t.Logf("seed %d, step %d of %d: %v\n%v", seed, index+1, len(sequence), sequence[index], err)
+			small := shrink(sequence[:index+1], func(s []Step) bool {
+				_, err := runSequence(t, s)
+				return err != nil
+			}, *shrinkTime)
+			index, again := runSequence(t, small)
+			if again == nil {
+				t.Fatalf("seed %d differs, but its shrunk sequence does not always; the difference was:\n%v", seed, err)
+			}
+			path := keepSequence(t, seed, small, again)
+			t.Errorf("seed %d differs at step %d of a sequence of %d, kept in %s (move it to testdata/):\n%s%v",
+				seed, index+1, len(small), path, formatSteps(small), again)
+		})
+	}
+}
+
+// TestReplay runs the sequences that once showed a difference.
+func TestReplay(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no sequences in testdata: %v", err)
+	}
+	for _, path := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(path), ".txt"), func(t *testing.T) {
+			t.Parallel()
+			f, err := os.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			sequence, err := parseSteps(f)
+			if err != nil {
+				t.Fatalf("%s: %v", path, err)
+			}
+			if index, err := runSequence(t, sequence); err != nil {
+				t.Errorf("step %d: %v\n%v", index+1, sequence[index], err)
+			}
+		})
+	}
+}
+
+// runSequence runs steps on two fresh servers.
+func runSequence(t *testing.T, sequence []Step) (index int, err error) {
+	t.Helper()
+	p := newPair(t, harness.Options{})
+	defer p.close()
+	return p.run(sequence)
+}
+
+func keepSequence(t *testing.T, seed uint64, sequence []Step, difference error) (path string) {
+	t.Helper()
+	dir := filepath.Join("..", "bin", "differences")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path = filepath.Join(dir, fmt.Sprintf("seed-%d.txt", seed))
+	comment := "# " + strings.ReplaceAll(difference.Error(), "\n", "\n# ") + "\n"
+	if err := os.WriteFile(path, []byte(comment+formatSteps(sequence)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestStepText: what is written can be replayed.
+func TestStepText(t *testing.T) {
+	sequence := generate(1, 3000, true)
+	again, err := parseSteps(strings.NewReader("# comment\n\n" + formatSteps(sequence)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(again) != len(sequence) {
+		t.Fatalf("%d steps became %d", len(sequence), len(again))
+	}
+	for i, s := range sequence {
+		if s.Op != again[i].Op || s.Stream != again[i].Stream || !proto.Equal(s.Req, again[i].Req) {
+			t.Fatalf("step %d changed from %v to %v", i, s, again[i])
+		}
+	}
+	for _, bad := range []string{"Nothing", "Put nonsense:1", "Put key:"} {
+		if _, err := parseStep(bad); err == nil {
+			t.Errorf("parseStep(%q) has no error", bad)
+		}
+	}
+}
+
+// TestShrink looks for one put and one read of the same key in a long sequence.
+func TestShrink(t *testing.T) {
+	fails := func(s []Step) bool {
+		written := false
+		for _, step := range s {
+			switch req := step.Req.(type) {
+			case *pb.PutRequest:
+				written = written || string(req.Key) == "a"
+			case *pb.RangeRequest:
+				if written && string(req.Key) == "a" && req.Limit > 0 {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	got := formatSteps(shrink(generate(1, 2000, false), fails, time.Minute))
+	want := "Put key:\"a\"\nRange key:\"a\" limit:"
+	if !strings.HasPrefix(got, want) || strings.Count(got, "\n") != 2 {
+		t.Errorf("shrunk to\n%swant %s", got, want)
+	}
+}
+
+// TestRelativeRevisions: offsets survive in nested requests, literal revisions stay.
+func TestRelativeRevisions(t *testing.T) {
+	req := txn(txn(&pb.RangeRequest{Key: []byte("a"), Revision: currentBase - 3, MinModRevision: compactedBase + 1, MaxModRevision: 7}))
+	got := relativeTo(50, 20, req).(*pb.TxnRequest).Success[0].GetRequestTxn().Success[0].GetRequestRange()
+	if got.Revision != 47 || got.MinModRevision != 21 || got.MaxModRevision != 7 {
+		t.Errorf("resolved to %v", got)
+	}
+}
