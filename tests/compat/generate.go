@@ -85,7 +85,7 @@ func (g *generator) step(restarts bool) Step {
 		{200, func() Step { return Step{Op: "Range", Req: g.read()} }},
 		{25, func() Step { return Step{Op: opRangeStream, Req: g.streamRead()} }},
 		{90, func() Step { return Step{Op: "DeleteRange", Req: g.deletion()} }},
-		{255, func() Step { return Step{Op: "Put", Req: g.write(true)} }},
+		{255, func() Step { return Step{Op: "Put", Req: g.write()} }},
 		{1000, func() Step { return Step{Op: "Txn", Req: g.txn(2)} }},
 	} {
 		if draw < choice.weight {
@@ -215,19 +215,18 @@ func (g *generator) value() []byte {
 	return fmt.Append(nil, "v", g.n)
 }
 
-// write draws a put. Options that need an existing key are drawn only if allowed.
-func (g *generator) write(ignore bool) *pb.PutRequest {
+func (g *generator) write() *pb.PutRequest {
 	r := &pb.PutRequest{Key: g.key(), Value: g.value(), PrevKv: g.chance(30)}
 	if g.chance(25) {
 		r.Lease = g.lease()
 	}
-	if ignore && g.chance(8) {
+	if g.chance(8) {
 		r.IgnoreValue = true
 		if g.chance(90) {
 			r.Value = nil
 		}
 	}
-	if ignore && g.chance(8) {
+	if g.chance(8) {
 		r.IgnoreLease = true
 		if g.chance(90) {
 			r.Lease = 0
@@ -275,42 +274,61 @@ func (g *generator) watchCreate() Step {
 	return Step{Op: opWatchCreate, Stream: stream, Req: r}
 }
 
-// txn draws a transaction with at most depth levels below it.
+// txn draws a transaction with at most depth levels below it that changes no key twice. etcd's check for duplicates
+// misses a delete without end, and a put in a nested transaction before a delete in a later one; both servers accept
+// these, but etcd itself then ends with "range failed to find revision pair" once the revision is compacted. Scenarios
+// cover them.
 func (g *generator) txn(depth int) *pb.TxnRequest {
 	r := &pb.TxnRequest{}
-	g.fillTxn(r, depth)
-	if hasOpenDelete(r) {
-		// etcd takes a delete without end for an empty interval when it looks for duplicates, and crashes when a put
-		// that ignores its value follows one that deleted its key.
-		dropIgnore(r)
+	nested := wantPuts
+	if g.chance(30) {
+		nested = wantDeletes
 	}
+	g.fillTxn(r, depth, wantBoth, nested)
+	eachOp(r, func(o *pb.RequestOp) {
+		if d := o.GetRequestDeleteRange(); d != nil && len(d.RangeEnd) == 1 && d.RangeEnd[0] == 0 {
+			d.RangeEnd = []byte("\xff\xff")
+		}
+	})
 	return r
 }
 
-func (g *generator) fillTxn(r *pb.TxnRequest, depth int) {
+// wanted says which changes a level of a transaction may make.
+type wanted int
+
+const (
+	wantBoth wanted = iota
+	wantPuts
+	wantDeletes
+)
+
+// fillTxn draws compares and operations with the changes wanted at this level and on those below.
+func (g *generator) fillTxn(r *pb.TxnRequest, depth int, here, below wanted) {
 	for range g.rng.IntN(3) {
 		r.Compare = append(r.Compare, g.compare())
 	}
 	for _, branch := range []*[]*pb.RequestOp{&r.Success, &r.Failure} {
 		for range g.rng.IntN(4) {
-			*branch = append(*branch, g.operation(depth))
+			*branch = append(*branch, g.operation(depth, here, below))
 		}
 	}
 }
 
-func (g *generator) operation(depth int) *pb.RequestOp {
+func (g *generator) operation(depth int, here, below wanted) *pb.RequestOp {
 	switch n := g.rng.IntN(100); {
-	case n < 40:
-		return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: g.write(true)}}
+	case n < 40 && here != wantDeletes:
+		return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: g.write()}}
 	case n < 65:
 		return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: g.read()}}
-	case n < 85:
+	case n < 85 && here != wantPuts:
 		return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: g.deletion()}}
-	case n < 86 || depth == 0:
+	case n < 86:
 		return &pb.RequestOp{}
+	case depth == 0:
+		return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: g.read()}}
 	}
 	nested := &pb.TxnRequest{}
-	g.fillTxn(nested, depth-1)
+	g.fillTxn(nested, depth-1, below, below)
 	return &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: nested}}
 }
 
@@ -345,20 +363,4 @@ func eachOp(r *pb.TxnRequest, f func(*pb.RequestOp)) {
 			}
 		}
 	}
-}
-
-func hasOpenDelete(r *pb.TxnRequest) (found bool) {
-	eachOp(r, func(o *pb.RequestOp) {
-		end := o.GetRequestDeleteRange().GetRangeEnd()
-		found = found || len(end) == 1 && end[0] == 0
-	})
-	return found
-}
-
-func dropIgnore(r *pb.TxnRequest) {
-	eachOp(r, func(o *pb.RequestOp) {
-		if p := o.GetRequestPut(); p != nil {
-			p.IgnoreValue, p.IgnoreLease = false, false
-		}
-	})
 }

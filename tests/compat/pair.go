@@ -5,10 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/dolmen-io/dolmen/tests/harness"
@@ -74,6 +78,11 @@ func (p *pair) close() {
 func (p *pair) run(steps []Step) (index int, err error) {
 	for i, s := range steps {
 		if err := p.step(s); err != nil {
+			for _, side := range []*side{p.oracle, p.subject} {
+				if last, died := side.server.Died(); died {
+					err = fmt.Errorf("%w\n%s died:\n%s", err, side.server.Kind, last)
+				}
+			}
 			return i, err
 		}
 	}
@@ -130,6 +139,9 @@ func (p *pair) both(f func(*side) (proto.Message, error)) (proto.Message, error)
 	}
 	if w, g := show(answer{resp, err}), show(got); w != g {
 		return nil, &difference{w, g}
+	}
+	if status.Code(err) == codes.Unavailable {
+		return nil, fmt.Errorf("both servers are gone: %w", err)
 	}
 	if err != nil {
 		return nil, nil // the same error
@@ -287,7 +299,7 @@ func (p *pair) settle(stream string) (settled bool, err error) {
 	}
 	_, err = p.bothAnswer(func(s *side) (proto.Message, error) { return nil, s.logs[stream].settle(p.current) })
 	if err != nil {
-		return false, err
+		return false, fmt.Errorf("stream %s with watches %v: %w", stream, slices.Sorted(maps.Keys(watches)), err)
 	}
 	for id := range watches {
 		err := compareEvents(stream, id, p.oracle.logs[stream].take(id), p.subject.logs[stream].take(id))

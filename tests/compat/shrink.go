@@ -68,8 +68,8 @@ func simplifications(m proto.Message) []proto.Message {
 				edit(path(c.ProtoReflect()))
 				out = append(out, c)
 			}
-			if fd.Name() == "key" {
-				return true // every request needs one
+			if fd.Name() == "key" || fd.Name() == "ID" {
+				return true // every request needs one; without an ID the server chooses its own
 			}
 			edited(func(at protoreflect.Message) { at.Clear(fd) })
 			switch {

@@ -259,10 +259,17 @@ func (s *Server) signal(sig syscall.Signal) {
 	}
 }
 
+// Died reports whether the process ended without being told to, and the last lines it printed.
+func (s *Server) Died() (last string, died bool) {
+	if s.cmd == nil || len(s.exited) == 0 {
+		return "", false
+	}
+	return tail(s.out.String(), 40), true
+}
+
 func (s *Server) cleanup() {
-	died := s.cmd != nil && len(s.exited) > 0
-	if died {
-		s.tb.Errorf("%s ended by itself; its last lines:\n%s", s.Kind, tail(s.out.String(), 40))
+	if last, died := s.Died(); died {
+		s.tb.Errorf("%s ended by itself; its last lines:\n%s", s.Kind, last)
 	}
 	s.Kill()
 	if !s.tb.Failed() {
