@@ -47,15 +47,15 @@ func (d *difference) Error() string {
 	return fmt.Sprintf("- etcd:    %s\n+ subject: %s", d.want, d.got)
 }
 
-func newPair(t *testing.T, opts harness.Options) *pair {
+// newPair starts etcd and a server of the given kind, which may get further flags.
+func newPair(t *testing.T, kind harness.Kind, args ...string) *pair {
 	t.Helper()
-	opts.NoFsync = true
-	start := func(kind harness.Kind) *side {
-		s := &side{server: harness.Start(t, kind, opts)}
+	start := func(kind harness.Kind, args ...string) *side {
+		s := &side{server: harness.Start(t, kind, harness.Options{NoFsync: true, Args: args})}
 		s.connect(t.Context())
 		return s
 	}
-	return &pair{t: t, oracle: start(harness.Etcd), subject: start(harness.Subject()),
+	return &pair{t: t, oracle: start(harness.Etcd), subject: start(kind, args...),
 		current: 1, compacted: -1, watches: map[string]map[int64]*liveWatch{}}
 }
 
@@ -277,7 +277,7 @@ func (p *pair) cancelWatch(stream string, id int64) error {
 }
 
 func (p *pair) settleAll() error {
-	for stream := range p.watches {
+	for _, stream := range slices.Sorted(maps.Keys(p.watches)) {
 		if _, err := p.settle(stream); err != nil {
 			return err
 		}
@@ -286,7 +286,8 @@ func (p *pair) settleAll() error {
 }
 
 // settle waits for the events of all watches of a stream and compares them. A stream with a watch that starts in the
-// future cannot be asked for progress yet; it is left for later.
+// future cannot be asked for progress yet; it is left for later. It writes first: a progress notification that tells the
+// new revision was not on its way before.
 func (p *pair) settle(stream string) (settled bool, err error) {
 	watches := p.watches[stream]
 	if len(watches) == 0 {
@@ -297,6 +298,12 @@ func (p *pair) settle(stream string) (settled bool, err error) {
 			return false, nil
 		}
 	}
+	mark := &pb.PutRequest{Key: []byte("settled")}
+	resp, err := p.bothAnswer(func(s *side) (proto.Message, error) { return s.call("Put", mark) })
+	if err != nil {
+		return false, err
+	}
+	p.learn(mark, resp)
 	_, err = p.bothAnswer(func(s *side) (proto.Message, error) { return nil, s.logs[stream].settle(p.current) })
 	if err != nil {
 		return false, fmt.Errorf("stream %s with watches %v: %w", stream, slices.Sorted(maps.Keys(watches)), err)

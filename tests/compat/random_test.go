@@ -83,9 +83,29 @@ func TestReplay(t *testing.T) {
 // runSequence runs steps on two fresh servers.
 func runSequence(t *testing.T, sequence []Step) (index int, err error) {
 	t.Helper()
-	p := newPair(t, harness.Options{})
+	p := newPair(t, harness.Subject())
 	defer p.close()
 	return p.run(sequence)
+}
+
+// TestRandomFindsDifference: an etcd that allows one operation a transaction is told from one that allows more, by a
+// single step.
+func TestRandomFindsDifference(t *testing.T) {
+	t.Parallel()
+	differs := func(s []Step) bool {
+		p := newPair(t, harness.Etcd, "--max-txn-ops=1")
+		defer p.close()
+		_, err := p.run(s)
+		return err != nil
+	}
+	sequence := generate(1, 40, false)
+	if !differs(sequence) {
+		t.Fatal("the two servers were not told apart")
+	}
+	small := shrink(sequence, differs, time.Minute)
+	if req, ok := small[0].Req.(*pb.TxnRequest); len(small) != 1 || !ok || len(req.Success)+len(req.Failure)+len(req.Compare) != 2 {
+		t.Errorf("shrunk to\n%swant one transaction of two parts", formatSteps(small))
+	}
 }
 
 func keepSequence(t *testing.T, seed uint64, sequence []Step, difference error) (path string) {
