@@ -1,0 +1,148 @@
+package mvcc
+
+import "github.com/dolmen-io/dolmen/internal/engine"
+
+// Where the store keeps how far compaction has come, in the engine's meta table. The values are engine
+// keys of revisions, as in etcd's file.
+var (
+	scheduledKey = engine.TableKey(engine.TableMeta, []byte("scheduledCompactRev"))
+	finishedKey  = engine.TableKey(engine.TableMeta, []byte("finishedCompactRev"))
+)
+
+// removal is a compaction under way: the revisions below target that no read can ask for any more are
+// taken out of index and engine, some at a time, in key order.
+type removal struct {
+	active bool
+	target int64
+	// next is the first key not yet looked at; rest is what remains to be erased of a key that was cut,
+	// newest first. It is erased from its end: a delete must not go before what it deleted, or a crash in
+	// between would bring the key back.
+	next []byte
+	rest []*version
+}
+
+// Compact makes revisions before main unreadable, at once. What that makes removable is removed by
+// RemoveSome. It returns ErrFuture and ErrCompacted for revisions that cannot be compacted to.
+func (s *Store) Compact(main int64) error {
+	if main <= s.compacted {
+		return ErrCompacted
+	}
+	if main > s.current {
+		return ErrFuture
+	}
+	s.compacted = main
+	s.batch.Put(scheduledKey, Revision{Main: main}.EngineKey(false))
+	return nil
+}
+
+// RemovalDue says whether RemoveSome has work, and below which revision it removes. The caller must not
+// call RemoveSome while a View older than that revision is in use.
+func (s *Store) RemovalDue() (below int64, due bool) {
+	if s.removal.active {
+		return s.removal.target, true
+	}
+	return s.compacted, s.compacted > s.finished
+}
+
+// Removed is what a call of RemoveSome did.
+type Removed struct {
+	// Revisions is how many were removed.
+	Revisions int
+	// Finished is the revision of the compaction that this call completed, 0 if none.
+	Finished int64
+}
+
+// RemoveSome goes on with the oldest unfinished compaction for about limit keys and revisions, putting
+// the deletes into the turn's batch.
+func (s *Store) RemoveSome(limit int) Removed {
+	var done Removed
+	r := &s.removal
+	if !r.active {
+		if s.compacted <= s.finished {
+			return done
+		}
+		*r = removal{active: true, target: s.compacted}
+	}
+	work := 0
+	for work < limit {
+		if n := len(r.rest); n > 0 {
+			s.erase(r.rest[n-1])
+			r.rest = r.rest[:n-1]
+			done.Revisions++
+			work++
+			continue
+		}
+		it := s.tree.root.first(r.next)
+		if it == nil {
+			s.finish(&done)
+			return done
+		}
+		r.next = append(append(r.next[:0], it.key...), 0)
+		r.rest = r.rest[:0]
+		for v := s.cut(it, r.target); v != nil; v = v.prev.Load() {
+			r.rest = append(r.rest, v)
+		}
+		work++
+	}
+	return done
+}
+
+func (s *Store) finish(done *Removed) {
+	s.finished = s.removal.target
+	s.removal = removal{}
+	s.batch.Put(finishedKey, Revision{Main: s.finished}.EngineKey(false))
+	done.Finished = s.finished
+}
+
+// cut takes what a compaction at main makes unreachable off the chain of it and returns it. A key whose
+// last change was a delete before main leaves the index; a delete exactly at main stays, because a
+// watch from main must still deliver it.
+func (s *Store) cut(it *item, main int64) (rest *version) {
+	var newer *version
+	keep := it.head.Load()
+	for keep != nil && keep.rev.Main > main {
+		newer, keep = keep, keep.prev.Load()
+	}
+	if keep == nil {
+		return nil
+	}
+	if !keep.tombstone() || keep.rev.Main == main {
+		rest = keep.prev.Load()
+		keep.prev.Store(nil)
+		return rest
+	}
+	if newer != nil {
+		newer.prev.Store(nil)
+		return keep
+	}
+	s.tree.remove(it.key)
+	return keep
+}
+
+func (s *Store) erase(v *version) {
+	key := v.rev.EngineKey(v.tombstone())
+	s.batch.Delete(key)
+	s.bytes -= int64(len(key)) + v.size
+}
+
+// first returns the first item with a key at or after key, nil if there is none.
+func (n *node) first(key []byte) (it *item) {
+	n.ascend(span{lo: key, open: true}, false, func(i *item) bool {
+		it = i
+		return false
+	})
+	return it
+}
+
+// compactionMark returns the revision held under one of the two keys, -1 if there is none.
+func compactionMark(sn engine.Snapshot, key []byte) (int64, error) {
+	b, err := sn.Get(key)
+	if err != nil {
+		if isNotFound(err) {
+			return -1, nil
+		}
+		return 0, err
+	}
+	rev, _, err := ParseEngineKey(b)
+	return rev.Main, err
+}

@@ -1,0 +1,121 @@
+package mvcc
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/dolmen-io/dolmen/internal/engine"
+)
+
+func isNotFound(err error) bool { return errors.Is(err, engine.ErrNotFound) }
+
+// Attachment is a key that was found attached to a lease.
+type Attachment struct {
+	Lease int64
+	Key   []byte
+}
+
+// Load builds a store from what the engine holds. attach is called for each existing key with a lease,
+// in key order. progress is called now and then with the number of revisions read; both may be nil.
+//
+// A compaction that had been accepted but not completed is taken up again by RemoveSome.
+func Load(eng engine.Engine, progress func(revisions int64), attach func(Attachment)) (*Store, error) {
+	sn, err := eng.Snapshot()
+	if err != nil {
+		return nil, fmt.Errorf("mvcc: load: %w", err)
+	}
+	defer sn.Close()
+	s := &Store{eng: eng, tree: newTree(), current: 1}
+	if s.finished, err = compactionMark(sn, finishedKey); err != nil {
+		return nil, fmt.Errorf("mvcc: load: finished compaction: %w", err)
+	}
+	scheduled, err := compactionMark(sn, scheduledKey)
+	if err != nil {
+		return nil, fmt.Errorf("mvcc: load: scheduled compaction: %w", err)
+	}
+	s.compacted = max(s.finished, scheduled)
+	if err := s.loadRevisions(sn, progress); err != nil {
+		return nil, err
+	}
+	s.current = max(s.current, s.compacted)
+	if attach != nil {
+		s.tree.root.ascend(span{open: true}, true, func(it *item) bool {
+			if v := it.head.Load(); v.lease != 0 {
+				attach(Attachment{Lease: v.lease, Key: it.key})
+			}
+			return true
+		})
+	}
+	return s, nil
+}
+
+// progressEvery is how many revisions lie between two reports of a load.
+const progressEvery = 500_000
+
+func (s *Store) loadRevisions(sn engine.Snapshot, progress func(int64)) error {
+	var n int64
+	var failed error
+	err := sn.Scan(nil, engine.RevisionsEnd, false, func(key, value []byte) bool {
+		if failed = s.loadOne(key, value); failed != nil {
+			return false
+		}
+		if n++; progress != nil && n%progressEvery == 0 {
+			progress(n)
+		}
+		return true
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return fmt.Errorf("mvcc: load: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) loadOne(key, value []byte) error {
+	rev, tombstone, err := ParseEngineKey(key)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	kv, err := DecodeKeyValue(value)
+	if err != nil {
+		return fmt.Errorf("%w: value of revision %d.%d is not a KeyValue", ErrDamaged, rev.Main, rev.Sub)
+	}
+	s.current = rev.Main
+	s.bytes += int64(len(key) + len(value))
+	v := &version{rev: rev, size: int64(len(value))}
+	if !tombstone {
+		v.create, v.ver, v.lease = kv.Create, kv.Ver, kv.LeaseID
+		if v.ver <= 0 || v.create <= 0 || kv.Mod != rev.Main {
+			if len(value) == 0 {
+				// The entry with which "etcdutl snapshot restore --bump-revision" moves the revision on.
+				return nil
+			}
+			return fmt.Errorf("%w: revision %d.%d holds version %d, created %d, modified %d",
+				ErrDamaged, rev.Main, rev.Sub, v.ver, v.create, kv.Mod)
+		}
+		v.kv = bytes.Clone(value)
+	}
+	it := s.tree.get(kv.Key)
+	if it == nil {
+		it = &item{key: bytes.Clone(kv.Key)}
+		it.head.Store(v)
+		s.tree.insert(it, !tombstone)
+		if !tombstone {
+			s.keys++
+		}
+		return nil
+	}
+	old := it.head.Load()
+	v.prev.Store(old)
+	it.head.Store(v)
+	it.strip()
+	switch {
+	case old.tombstone() && !tombstone:
+		s.tree.setExists(it.key, true)
+		s.keys++
+	case !old.tombstone() && tombstone:
+		s.tree.setExists(it.key, false)
+		s.keys--
+	}
+	return nil
+}

@@ -1,0 +1,326 @@
+package mvcc
+
+import (
+	"bytes"
+	"math/bits"
+	"slices"
+	"sort"
+)
+
+// Node sizes. A leaf has at most 64 items so that one word says which of them exist; inner nodes are
+// wide because they are copied only when keys appear or disappear. A node is merged with a neighbour
+// when both together fill no more than mergeItems, well below the maximum so that a split does not
+// follow at once.
+const (
+	maxItems   = 64
+	mergeItems = 40
+)
+
+// node is a leaf (items) or an inner node (children and separators). A node belongs to the generation
+// it was made in; a younger tree copies it before a change. Everything reachable from a published root
+// is thus immutable.
+type node struct {
+	gen uint64
+	// live counts the items below that exist at this root's revision.
+	live int
+	// bits says for each item of a leaf whether it exists.
+	bits  uint64
+	items []*item
+	// children[i] holds the keys in [seps[i-1], seps[i]).
+	children []*node
+	seps     [][]byte
+}
+
+func (n *node) leaf() bool { return n.children == nil }
+
+// find returns the position of the first item with a key >= key, and whether it is equal.
+func (n *node) find(key []byte) (int, bool) {
+	return sort.Find(len(n.items), func(i int) int { return bytes.Compare(key, n.items[i].key) })
+}
+
+// child returns the position of the child whose range holds key.
+func (n *node) child(key []byte) int {
+	return sort.Search(len(n.seps), func(i int) bool { return bytes.Compare(key, n.seps[i]) < 0 })
+}
+
+// tree is the working copy of the index. Only its owner may use it; roots from publish are for all.
+type tree struct {
+	root *node
+	gen  uint64
+	size int
+}
+
+func newTree() *tree { return &tree{root: &node{}} }
+
+// publish returns the current root and makes everything below it immutable.
+func (t *tree) publish() *node {
+	t.gen++
+	return t.root
+}
+
+// own returns n, or a copy of it that belongs to the current generation.
+func (t *tree) own(n *node) *node {
+	if n.gen == t.gen {
+		return n
+	}
+	c := &node{gen: t.gen, live: n.live, bits: n.bits}
+	if n.leaf() {
+		c.items = append(make([]*item, 0, max(len(n.items)+1, 8)), n.items...)
+	} else {
+		c.children = append(make([]*node, 0, len(n.children)+1), n.children...)
+		c.seps = append(make([][]byte, 0, len(n.seps)+1), n.seps...)
+	}
+	return c
+}
+
+func (t *tree) get(key []byte) *item { return t.root.get(key) }
+
+// get returns the item under key, nil if there is none.
+func (n *node) get(key []byte) *item {
+	for !n.leaf() {
+		n = n.children[n.child(key)]
+	}
+	if i, ok := n.find(key); ok {
+		return n.items[i]
+	}
+	return nil
+}
+
+// insert adds an item whose key is not in the tree, as one that exists or not.
+func (t *tree) insert(it *item, exists bool) {
+	t.size++
+	root, right, sep := t.insertAt(t.root, it, exists)
+	if right != nil {
+		root = &node{gen: t.gen, live: root.live + right.live, children: []*node{root, right}, seps: [][]byte{sep}}
+	}
+	t.root = root
+}
+
+func (t *tree) insertAt(n *node, it *item, exists bool) (_, right *node, sep []byte) {
+	n = t.own(n)
+	if n.leaf() {
+		i, _ := n.find(it.key)
+		target := n
+		if len(n.items) == maxItems {
+			right, sep = t.splitLeaf(n, i)
+			if i > len(n.items) {
+				target, i = right, i-len(n.items)
+			}
+		}
+		target.insertItem(i, it, exists)
+		target.live = bits.OnesCount64(target.bits)
+		return n, right, sep
+	}
+	c := n.child(it.key)
+	left, r, s := t.insertAt(n.children[c], it, exists)
+	n.children[c] = left
+	if exists {
+		n.live++
+	}
+	if r == nil {
+		return n, nil, nil
+	}
+	n.children = slices.Insert(n.children, c+1, r)
+	n.seps = slices.Insert(n.seps, c, s)
+	if len(n.children) <= maxItems {
+		return n, nil, nil
+	}
+	right, sep = t.splitInner(n)
+	return n, right, sep
+}
+
+func (n *node) insertItem(i int, it *item, exists bool) {
+	n.items = slices.Insert(n.items, i, it)
+	low := n.bits & (1<<i - 1)
+	n.bits = low | (n.bits&^(1<<i-1))<<1
+	if exists {
+		n.bits |= 1 << i
+	}
+}
+
+// splitLeaf moves the upper part of a full leaf into a new one. Keys that arrive in ascending order,
+// as most do, leave full leaves behind: then only the last item moves.
+func (t *tree) splitLeaf(n *node, at int) (right *node, sep []byte) {
+	cut := maxItems / 2
+	if at == maxItems {
+		cut = maxItems - 1
+	}
+	right = &node{gen: t.gen, bits: n.bits >> cut, items: append(make([]*item, 0, maxItems), n.items[cut:]...)}
+	clear(n.items[cut:])
+	n.items = n.items[:cut]
+	n.bits &= 1<<cut - 1
+	n.live, right.live = bits.OnesCount64(n.bits), bits.OnesCount64(right.bits)
+	return right, right.items[0].key
+}
+
+func (t *tree) splitInner(n *node) (right *node, sep []byte) {
+	cut := len(n.children) / 2
+	right = &node{
+		gen:      t.gen,
+		children: append(make([]*node, 0, maxItems+1), n.children[cut:]...),
+		seps:     append(make([][]byte, 0, maxItems), n.seps[cut:]...),
+	}
+	sep = n.seps[cut-1]
+	clear(n.children[cut:])
+	n.children = n.children[:cut]
+	n.seps = n.seps[:cut-1]
+	n.live, right.live = n.sumLive(), right.sumLive()
+	return right, sep
+}
+
+func (n *node) sumLive() (sum int) {
+	for _, c := range n.children {
+		sum += c.live
+	}
+	return sum
+}
+
+// setExists flips whether the item under key exists. The key must be in the tree and in the other state.
+func (t *tree) setExists(key []byte, exists bool) {
+	delta := 1
+	if !exists {
+		delta = -1
+	}
+	t.root = t.own(t.root)
+	n := t.root
+	for {
+		n.live += delta
+		if n.leaf() {
+			i, _ := n.find(key)
+			n.bits ^= 1 << i
+			return
+		}
+		c := n.child(key)
+		n.children[c] = t.own(n.children[c])
+		n = n.children[c]
+	}
+}
+
+// remove takes out an item that does not exist any more.
+func (t *tree) remove(key []byte) {
+	t.size--
+	t.root = t.removeAt(t.root, key)
+	for !t.root.leaf() && len(t.root.children) == 1 {
+		t.root = t.root.children[0]
+	}
+}
+
+func (t *tree) removeAt(n *node, key []byte) *node {
+	n = t.own(n)
+	if n.leaf() {
+		i, _ := n.find(key)
+		low := n.bits & (1<<i - 1)
+		n.bits = low | (n.bits>>1)&^(1<<i-1)
+		n.items = slices.Delete(n.items, i, i+1)
+		return n
+	}
+	c := n.child(key)
+	n.children[c] = t.removeAt(n.children[c], key)
+	switch {
+	case c > 0 && t.merge(n, c-1):
+	case c+1 < len(n.children):
+		t.merge(n, c)
+	}
+	return n
+}
+
+// merge joins child i and i+1 if they are small together, and says whether it did.
+func (t *tree) merge(n *node, i int) bool {
+	l, r := n.children[i], n.children[i+1]
+	if len(l.items)+len(r.items) > mergeItems || len(l.children)+len(r.children) > mergeItems {
+		return false
+	}
+	l = t.own(l)
+	if l.leaf() {
+		l.bits |= r.bits << len(l.items)
+		l.items = append(l.items, r.items...)
+	} else {
+		l.seps = append(append(l.seps, n.seps[i]), r.seps...)
+		l.children = append(l.children, r.children...)
+	}
+	l.live += r.live
+	n.children[i] = l
+	n.children = slices.Delete(n.children, i+1, i+2)
+	n.seps = slices.Delete(n.seps, i, i+1)
+	return true
+}
+
+// rank returns how many existing keys are below key, in O(log n).
+func (n *node) rank(key []byte) (below int) {
+	for !n.leaf() {
+		c := n.child(key)
+		for _, left := range n.children[:c] {
+			below += left.live
+		}
+		n = n.children[c]
+	}
+	i, _ := n.find(key)
+	return below + bits.OnesCount64(n.bits&(1<<i-1))
+}
+
+// span is a range of keys as requests give it, in the form that comparisons need.
+type span struct {
+	lo, hi []byte // hi is not used when unbounded
+	open   bool   // no upper limit
+}
+
+// newSpan reads key and end by the protocol's rules: no end means just key, an end of one zero byte
+// means all keys from key on, anything else [key, end).
+func newSpan(key, end []byte) span {
+	switch {
+	case len(end) == 0:
+		return span{lo: key, hi: append(key[:len(key):len(key)], 0)}
+	case len(end) == 1 && end[0] == 0:
+		return span{lo: key, open: true}
+	}
+	return span{lo: key, hi: end}
+}
+
+func (s span) below(key []byte) bool { return s.open || bytes.Compare(key, s.hi) < 0 }
+func (s span) empty() bool           { return !s.open && bytes.Compare(s.lo, s.hi) >= 0 }
+
+// contains says whether key lies in the span.
+func (s span) contains(key []byte) bool { return bytes.Compare(key, s.lo) >= 0 && s.below(key) }
+
+// count returns how many existing keys lie in the span, in O(log n).
+func (n *node) count(s span) int {
+	if s.empty() {
+		return 0
+	}
+	if s.open {
+		return n.live - n.rank(s.lo)
+	}
+	return n.rank(s.hi) - n.rank(s.lo)
+}
+
+// ascend calls fn for the items of the span in key order until it returns false. With existing set,
+// only for those that exist at this root's revision, skipping whole subtrees that hold none.
+func (n *node) ascend(s span, existing bool, fn func(*item) bool) bool {
+	if existing && n.live == 0 {
+		return true
+	}
+	if n.leaf() {
+		i, _ := n.find(s.lo)
+		for ; i < len(n.items); i++ {
+			if !s.below(n.items[i].key) {
+				return false
+			}
+			if existing && n.bits&(1<<i) == 0 {
+				continue
+			}
+			if !fn(n.items[i]) {
+				return false
+			}
+		}
+		return true
+	}
+	for c := n.child(s.lo); c < len(n.children); c++ {
+		if c > 0 && !s.below(n.seps[c-1]) {
+			return false
+		}
+		if !n.children[c].ascend(s, existing, fn) {
+			return false
+		}
+	}
+	return true
+}
