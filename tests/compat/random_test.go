@@ -19,6 +19,7 @@ var (
 	seeds      = flag.Int("seeds", 4, "how many random sequences to compare")
 	steps      = flag.Int("steps", 1000, "length of each random sequence")
 	firstSeed  = flag.Uint64("first-seed", 1, "seed of the first random sequence")
+	hashes     = flag.Bool("hashkv", false, "end random sequences with a comparison of HashKV")
 	restarts   = flag.Bool("restarts", true, "kill and restart both servers within random sequences")
 	shrinkTime = flag.Duration("shrink-time", 90*time.Second, "how long to look for a shorter failing sequence")
 )
@@ -35,6 +36,9 @@ func TestRandom(t *testing.T) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			t.Parallel()
 			sequence := generate(seed, *steps, *restarts)
+			if *hashes {
+				sequence = append(sequence, Step{Op: "HashKV", Req: &pb.HashKVRequest{}})
+			}
 			index, err := runSequence(t, sequence)
 			if err == nil {
 				return
@@ -160,10 +164,16 @@ func TestShrink(t *testing.T) {
 		}
 		return false
 	}
-	got := formatSteps(shrink(generate(1, 2000, false), fails, time.Minute))
-	want := "Put key:\"a\"\nRange key:\"a\" limit:"
-	if !strings.HasPrefix(got, want) || strings.Count(got, "\n") != 2 {
-		t.Errorf("shrunk to\n%swant %s", got, want)
+	small := shrink(generate(1, 2000, false), fails, time.Minute)
+	if len(small) != 2 {
+		t.Fatalf("shrunk to %d steps, want 2:\n%s", len(small), formatSteps(small))
+	}
+	if got, want := small[0].String(), `Put key:"a"`; got != want {
+		t.Errorf("first step is %q, want %q", got, want)
+	}
+	read := small[1].Req.(*pb.RangeRequest)
+	if want := (&pb.RangeRequest{Key: []byte("a"), Limit: read.Limit}); !proto.Equal(read, want) {
+		t.Errorf("second step is %v, want %v", read, want)
 	}
 }
 

@@ -18,17 +18,23 @@ const (
 // output collects what a server prints and closes ready at the line that says it serves. It belongs to one start of
 // the process; exec copies into it from one goroutine.
 type output struct {
-	ready chan struct{}
+	ready  chan struct{}
+	line   chan struct{} // closed after lineAt lines
+	lineAt int
 
 	mu struct {
 		sync.Mutex
 		text    bytes.Buffer
 		partial []byte // an unfinished last line
 		isReady bool
+		lines   int
 	}
 }
 
-func newOutput() *output { return &output{ready: make(chan struct{})} }
+// newOutput tells of the line that says ready, and of the one with the given number, counted from 1.
+func newOutput(lineAt int) *output {
+	return &output{ready: make(chan struct{}), line: make(chan struct{}), lineAt: lineAt}
+}
 
 func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
@@ -45,6 +51,9 @@ func (o *output) Write(p []byte) (int, error) {
 		if !o.mu.isReady && bytes.Contains(o.mu.partial[:end], []byte(readyLine)) {
 			o.mu.isReady = true
 			close(o.ready)
+		}
+		if o.mu.lines++; o.mu.lines == o.lineAt {
+			close(o.line)
 		}
 		o.mu.partial = o.mu.partial[end+1:]
 	}

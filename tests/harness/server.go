@@ -78,7 +78,8 @@ type Server struct {
 // ends; its log is shown if the test failed.
 func Start(tb testing.TB, kind Kind, opts Options) *Server {
 	tb.Helper()
-	s := &Server{Kind: kind, DataDir: filepath.Join(tb.TempDir(), kind.String()), tb: tb, opts: opts}
+	s := &Server{Kind: kind, DataDir: filepath.Join(tb.TempDir(), kind.String()), tb: tb, opts: opts,
+		out: newOutput(0)}
 	tb.Cleanup(s.cleanup)
 	s.launch()
 	return s
@@ -103,6 +104,31 @@ func (s *Server) Kill() {
 	<-s.exited
 	s.cmd = nil
 	s.checkRaces()
+}
+
+// KillAtLine starts a stopped server and kills it as soon as it has printed n lines or is ready: somewhere within its
+// recovery.
+func (s *Server) KillAtLine(n int) {
+	s.tb.Helper()
+	if s.cmd != nil {
+		s.tb.Fatalf("start %s to kill it: it still runs", s.Kind)
+	}
+	path, err := s.binary()
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	cmd, exited, err := s.spawn(path, n)
+	if err != nil {
+		s.tb.Fatalf("start %s to kill it: %v", s.Kind, err)
+	}
+	select {
+	case <-s.out.line:
+	case <-s.out.ready:
+	case <-exited: // a port was taken: it did not get far, which is allowed here
+		exited <- nil
+	}
+	s.cmd, s.exited = cmd, exited
+	s.Kill()
 }
 
 // Stop asks the server to end with SIGTERM and fails the test if it does not end by itself.
@@ -181,25 +207,10 @@ func (s *Server) launch() {
 var errPortTaken = errors.New("a picked port was taken by another process")
 
 func (s *Server) launchOnce(path string) error {
-	ports, err := freePorts(2)
+	cmd, exited, err := s.spawn(path, 0)
 	if err != nil {
 		return err
 	}
-	s.endpoint, s.peerURL = ports[0], "http://"+ports[1]
-	s.out = newOutput()
-	s.history = append(s.history, s.out)
-
-	cmd := exec.Command(path, s.args()...)
-	cmd.Stdout, cmd.Stderr = s.out, s.out
-	cmd.SysProcAttr = childAttributes()
-	// A race is fatal at once, where the log still shows what led to it. ETCD_VERIFY turns on etcd's own checks.
-	cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1", "ETCD_VERIFY=all")
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
-
 	timeout := time.NewTimer(startDeadline)
 	defer timeout.Stop()
 	select {
@@ -216,6 +227,29 @@ func (s *Server) launchOnce(path string) error {
 		<-exited
 		return fmt.Errorf("not ready within %v", startDeadline)
 	}
+}
+
+// spawn starts the process on new ports; exited gets one value when it is gone.
+func (s *Server) spawn(path string, lineAt int) (cmd *exec.Cmd, exited chan error, err error) {
+	ports, err := freePorts(2)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.endpoint, s.peerURL = ports[0], "http://"+ports[1]
+	s.out = newOutput(lineAt)
+	s.history = append(s.history, s.out)
+
+	cmd = exec.Command(path, s.args()...)
+	cmd.Stdout, cmd.Stderr = s.out, s.out
+	cmd.SysProcAttr = childAttributes()
+	// A race is fatal at once, where the log still shows what led to it. ETCD_VERIFY turns on etcd's own checks.
+	cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1", "ETCD_VERIFY=all")
+	if err := cmd.Start(); err != nil {
+		return nil, nil, err
+	}
+	exited = make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	return cmd, exited, nil
 }
 
 func (s *Server) binary() (string, error) {

@@ -14,6 +14,7 @@ func TestKillRestartStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Kill()
+	s.KillAtLine(3)
 	s.Restart()
 	got, err := pb.NewKVClient(s.Dial()).Range(t.Context(), &pb.RangeRequest{Key: []byte("a")})
 	if err != nil {
@@ -44,7 +45,7 @@ func TestEqualIDs(t *testing.T) {
 }
 
 func TestOutputFindsReadyLineAcrossWrites(t *testing.T) {
-	o := newOutput()
+	o := newOutput(0)
 	for _, part := range []string{"first\n{\"msg\":\"ready to ser", "ve client requests\"}", "\nmore"} {
 		select {
 		case <-o.ready:

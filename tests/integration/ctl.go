@@ -53,9 +53,9 @@ func newCtl(t *testing.T, server *harness.Server, format string) *ctl {
 		{`"ttl":\d+`, `"ttl":TIME`},
 		{`"TTL" : \d+`, `"TTL" : TIME`},
 		{`/[0-9a-f]{12,16}`, "/LEASE"},                                           // the key of a lock
-		{`"([dD]bSize|[dD]bSizeInUse)" ?: ?\d+`, `"$1":SIZE`},                    // status
+		{`"([dD][bB]Size|[dD][bB]SizeInUse)" ?: ?\d+`, `"$1":SIZE`},              // status
 		{`"([rR]aftIndex|[rR]aftAppliedIndex)" ?: ?\d+`, `"$1":INDEX`},           // status
-		{`\d+ kB, \d+ kB, \d+%`, "SIZES"},                                        // status
+		{`[\d.]+ \w+, [\d.]+ \w+, \d+%`, "SIZES"},                                // status
 		{`(true|false), (true|false), (\d+), \d+, \d+,`, "$1, $2, $3, INDEXES,"}, // status
 		{`\{"level".*\n`, ""},                                                    // the client's own log
 	} {

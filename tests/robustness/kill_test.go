@@ -60,6 +60,9 @@ type survivor struct {
 func (s *survivor) round(n int) {
 	j := newJournal(50 + s.rng.IntN(1500))
 	s.load(n, j)
+	for s.rng.IntN(3) == 0 {
+		s.server.KillAtLine(1 + s.rng.IntN(40)) // within its recovery
+	}
 	s.server.Restart()
 	ctx, cancel := context.WithTimeout(s.t.Context(), killDeadline)
 	defer cancel()
