@@ -8,6 +8,7 @@ tool (
 )
 
 replace github.com/dolmen-io/dolmen => ../
+
 require (
 	go.etcd.io/etcd/api/v3 v3.7.3
 	go.etcd.io/etcd/client/v3 v3.7.3

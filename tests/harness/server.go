@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -243,13 +244,20 @@ func (s *Server) spawn(path string, lineAt int) (cmd *exec.Cmd, exited chan erro
 	cmd.Stdout, cmd.Stderr = s.out, s.out
 	cmd.SysProcAttr = childAttributes()
 	// A race is fatal at once, where the log still shows what led to it. ETCD_VERIFY turns on etcd's own checks.
-	cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1", "ETCD_VERIFY=all")
+	cmd.Env = append(plainEnvironment(), "GORACE=halt_on_error=1", "ETCD_VERIFY=all")
 	if err := cmd.Start(); err != nil {
 		return nil, nil, err
 	}
 	exited = make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
 	return cmd, exited, nil
+}
+
+// plainEnvironment is ours without what servers would take for configuration.
+func plainEnvironment() []string {
+	return slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		return strings.HasPrefix(variable, "ETCD") || strings.HasPrefix(variable, "DOLMEN_")
+	})
 }
 
 func (s *Server) binary() (string, error) {
