@@ -101,8 +101,9 @@ func rewrite(m protoreflect.Message, f func(protoreflect.FieldDescriptor, protor
 	})
 }
 
-// renderError returns code and text of an RPC's error as the wire had them.
+// renderError returns code and text of an RPC's error as the wire had them, but for the space after "proto:", which
+// protobuf makes a plain or a fixed one, chosen per binary.
 func renderError(err error) string {
 	s := status.Convert(err)
-	return fmt.Sprintf("%v: %q", s.Code(), s.Message())
+	return fmt.Sprintf("%v: %q", s.Code(), strings.ReplaceAll(s.Message(), "\u00a0", " "))
 }
