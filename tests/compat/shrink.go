@@ -62,14 +62,20 @@ func simplifications(m proto.Message) []proto.Message {
 	// edit gets the message at a path within a copy of m.
 	var walk func(path func(protoreflect.Message) protoreflect.Message, at protoreflect.Message)
 	walk = func(path func(protoreflect.Message) protoreflect.Message, at protoreflect.Message) {
-		at.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		fields := at.Descriptor().Fields()
+		for n := range fields.Len() { // in a fixed order, so that a sequence always shrinks to the same one
+			fd := fields.Get(n)
+			if !at.Has(fd) {
+				continue
+			}
+			v := at.Get(fd)
 			edited := func(edit func(protoreflect.Message)) {
 				c := proto.Clone(m)
 				edit(path(c.ProtoReflect()))
 				out = append(out, c)
 			}
 			if fd.Name() == "key" || fd.Name() == "ID" {
-				return true // every request needs one; without an ID the server chooses its own
+				continue // every request needs one; without an ID the server chooses its own
 			}
 			edited(func(at protoreflect.Message) { at.Clear(fd) })
 			switch {
@@ -86,8 +92,7 @@ func simplifications(m proto.Message) []proto.Message {
 			case fd.Kind() == protoreflect.MessageKind:
 				walk(func(root protoreflect.Message) protoreflect.Message { return path(root).Get(fd).Message() }, v.Message())
 			}
-			return true
-		})
+		}
 	}
 	walk(func(root protoreflect.Message) protoreflect.Message { return root }, m.ProtoReflect())
 	return out
