@@ -1,0 +1,225 @@
+package consensus
+
+import (
+	"sync"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// The bounds of what waits for the loop. etcd refuses proposals when more than 5000 entries are committed and not
+// applied; ours counts those that are not in the log yet and must be no tighter.
+const (
+	maxQueuedProposals = 16384
+	maxQueuedBytes     = 64 << 20 // one maxUncommittedBytes; a single larger proposal is taken if it is alone
+	maxQueuedReads     = 65536    // no data, a function each
+	maxQueuedMessages  = 4096     // from other members, who repeat what is lost
+	maxQueuedCommands  = 1024
+)
+
+// arrivals is what has come in since the loop's last turn.
+type arrivals struct {
+	proposals []Proposal
+	reads     []func(uint64, error)
+	messages  []*raftpb.Message
+	commands  []command
+	applied   []appliedBatch
+	written   []*raftpb.Message // MsgStorageAppend that are durable, in order
+	released  checkpoint        // the newest one that the log has recorded
+}
+
+func (a *arrivals) reset() {
+	clear(a.proposals)
+	clear(a.reads)
+	clear(a.messages)
+	clear(a.commands)
+	clear(a.applied)
+	clear(a.written)
+	*a = arrivals{proposals: a.proposals[:0], reads: a.reads[:0], messages: a.messages[:0],
+		commands: a.commands[:0], applied: a.applied[:0], written: a.written[:0]}
+}
+
+type appliedBatch struct {
+	batch   Batch
+	changes []ConfChange
+}
+
+// command is a rare request to raft.
+type command struct {
+	kind   commandKind
+	member uint64
+	failed bool // of a snapshot
+}
+
+type commandKind int
+
+const (
+	transferLeader commandKind = iota
+	reportUnreachable
+	reportSnapshot
+)
+
+// inbox is where everything for the loop arrives. Putting something in never blocks and wakes the loop. What clients
+// and other members put in is bounded here. What the applier and the log writer put in answers what the loop gave
+// them, and is bounded by that.
+type inbox struct {
+	wake chan struct{} // of capacity 1: a token means that the loop has something to look at
+
+	mu struct {
+		sync.Mutex
+		arrivals
+		// proposals, bytes and reads that wait here or with the loop, not in raft yet
+		queued, queuedBytes, queuedReads int
+		stopped                          bool
+		failure                          error
+	}
+}
+
+func newInbox() *inbox { return &inbox{wake: make(chan struct{}, 1)} }
+
+func (in *inbox) poke() {
+	select {
+	case in.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (in *inbox) propose(p Proposal) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch {
+	case in.mu.stopped:
+		return ErrStopped
+	case in.mu.queued >= maxQueuedProposals, in.mu.queued > 0 && in.mu.queuedBytes+len(p.Data) > maxQueuedBytes:
+		return ErrBusy
+	}
+	in.mu.queued++
+	in.mu.queuedBytes += len(p.Data)
+	in.mu.arrivals.proposals = append(in.mu.arrivals.proposals, p)
+	in.poke()
+	return nil
+}
+
+func (in *inbox) read(done func(uint64, error)) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch {
+	case in.mu.stopped:
+		return ErrStopped
+	case in.mu.queuedReads >= maxQueuedReads:
+		return ErrBusy
+	}
+	in.mu.queuedReads++
+	in.mu.reads = append(in.mu.reads, done)
+	in.poke()
+	return nil
+}
+
+func (in *inbox) message(m *raftpb.Message) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch {
+	case in.mu.stopped:
+		return ErrStopped
+	case len(in.mu.messages) >= maxQueuedMessages:
+		return ErrBusy
+	}
+	in.mu.messages = append(in.mu.messages, m)
+	in.poke()
+	return nil
+}
+
+func (in *inbox) command(c command) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.mu.stopped || len(in.mu.commands) >= maxQueuedCommands {
+		return
+	}
+	in.mu.commands = append(in.mu.commands, c)
+	in.poke()
+}
+
+func (in *inbox) applied(b Batch, changes []ConfChange) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.mu.stopped {
+		return
+	}
+	in.mu.arrivals.applied = append(in.mu.arrivals.applied, appliedBatch{batch: b, changes: changes})
+	in.poke()
+}
+
+func (in *inbox) written(msgs []*raftpb.Message) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.mu.arrivals.written = append(in.mu.arrivals.written, msgs...)
+	in.poke()
+}
+
+func (in *inbox) released(cp checkpoint) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.mu.arrivals.released = cp
+	in.poke()
+}
+
+// fail ends the loop with err.
+func (in *inbox) fail(err error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.mu.failure == nil {
+		in.mu.failure = err
+	}
+	in.poke()
+}
+
+// take returns all arrivals, or the failure. spare, which the caller has done with, is used for the next ones.
+func (in *inbox) take(spare arrivals) (arrivals, error) {
+	spare.reset()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	got := in.mu.arrivals
+	in.mu.arrivals = spare
+	return got, in.mu.failure
+}
+
+// free says that proposals and reads no longer wait.
+func (in *inbox) free(proposals, bytes, reads int) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.mu.queued -= proposals
+	in.mu.queuedBytes -= bytes
+	in.mu.queuedReads -= reads
+}
+
+// stop refuses everything from now on and returns what had arrived.
+func (in *inbox) stop() arrivals {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.mu.stopped = true
+	got := in.mu.arrivals
+	in.mu.arrivals = arrivals{}
+	return got
+}
+
+func (in *inbox) pending() int {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.mu.queued
+}
+
+// run carries out a command.
+func (c command) run(rn *raft.RawNode) {
+	switch c.kind {
+	case transferLeader:
+		rn.TransferLeader(c.member)
+	case reportUnreachable:
+		rn.ReportUnreachable(c.member)
+	case reportSnapshot:
+		status := raft.SnapshotFinish
+		if c.failed {
+			status = raft.SnapshotFailure
+		}
+		rn.ReportSnapshot(c.member, status)
+	}
+}

@@ -1,0 +1,221 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap/zaptest"
+	"google.golang.org/protobuf/proto"
+)
+
+// fakeLog is a Log in memory. Append waits for gate if there is one, and fails with err if there is one.
+type fakeLog struct {
+	mu struct {
+		sync.Mutex
+		hs      *raftpb.HardState
+		ents    []*raftpb.Entry
+		appends int
+		mark    position
+		release uint64
+		closed  bool
+		err     error
+	}
+	gate chan struct{}
+}
+
+func (l *fakeLog) Append(hs *raftpb.HardState, ents []*raftpb.Entry) error {
+	if l.gate != nil {
+		<-l.gate
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.mu.err != nil {
+		return l.mu.err
+	}
+	l.mu.appends++
+	if hs != nil {
+		l.mu.hs = hs
+	}
+	if len(ents) > 0 {
+		l.mu.ents = append(l.mu.ents[:ents[0].GetIndex()-1:ents[0].GetIndex()-1], ents...)
+	}
+	return nil
+}
+
+func (l *fakeLog) Mark(index, term uint64, _ *raftpb.ConfState) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.mark = position{index, term}
+	return l.mu.err
+}
+
+func (l *fakeLog) Release(index uint64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.release = index
+	return nil
+}
+
+func (l *fakeLog) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.closed = true
+	return nil
+}
+
+func (l *fakeLog) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.err = err
+}
+
+// applier applies what a node commits, as internal/node does.
+type applier struct {
+	mu struct {
+		sync.Mutex
+		entries []*raftpb.Entry
+		conf    *raftpb.ConfState
+	}
+	grown chan struct{} // of capacity 1
+}
+
+func (a *applier) run(t testing.TB, n *Node, reject func(*raftpb.ConfChange) bool) {
+	for b := range n.Committed() {
+		var changes []ConfChange
+		conf := b.ConfState
+		for _, e := range b.Entries {
+			if e.GetType() != raftpb.EntryConfChange {
+				continue
+			}
+			cc := ConfChange{ConfChange: &raftpb.ConfChange{}}
+			if err := proto.Unmarshal(e.GetData(), cc.ConfChange); err != nil {
+				t.Error(err)
+			}
+			cc.Rejected = reject != nil && reject(cc.ConfChange)
+			next, err := NextConfState(conf, cc)
+			if err != nil {
+				t.Error(err)
+			}
+			conf = next
+			changes = append(changes, cc)
+		}
+		a.mu.Lock()
+		a.mu.entries = append(a.mu.entries, b.Entries...)
+		a.mu.conf = conf
+		a.mu.Unlock()
+		n.Applied(b, changes)
+		select {
+		case a.grown <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// data waits until a proposal with this data is applied.
+func (a *applier) wait(t testing.TB, data string) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	for {
+		a.mu.Lock()
+		for _, e := range a.mu.entries {
+			if string(e.GetData()) == data {
+				a.mu.Unlock()
+				return
+			}
+		}
+		a.mu.Unlock()
+		select {
+		case <-a.grown:
+		case <-deadline:
+			t.Fatalf("%q was not applied", data)
+		}
+	}
+}
+
+// member is a running node with its log and applier.
+type runningNode struct {
+	*Node
+	log     *fakeLog
+	applier *applier
+	stop    func() error
+}
+
+func start(t testing.TB, change func(*Config)) *runningNode {
+	t.Helper()
+	log := &fakeLog{}
+	cfg := Config{ID: 1, Log: log, Bootstrap: []raft.Peer{{ID: 1, Context: []byte("one")}}, TickInterval: 100 * time.Millisecond,
+		ElectionTicks: 10, HeartbeatTicks: 1, PreVote: true, AdvanceTicks: true, Logger: zaptest.NewLogger(t)}
+	if change != nil {
+		change(&cfg)
+	}
+	if l, ok := cfg.Log.(*fakeLog); ok {
+		log = l
+	}
+	n, err := Open(cfg)
+	require.NoError(t, err)
+	m := &runningNode{Node: n, log: log, applier: &applier{grown: make(chan struct{}, 1)}}
+	ctx, cancel := context.WithCancel(context.Background())
+	ran, drained := make(chan error, 1), make(chan struct{})
+	go func() { ran <- n.Run(ctx) }()
+	go func() { m.applier.run(t, n, nil); close(drained) }()
+	m.stop = sync.OnceValue(func() error {
+		cancel()
+		err := <-ran
+		<-drained
+		return err
+	})
+	t.Cleanup(func() { _ = m.stop() })
+	return m
+}
+
+func (m *runningNode) read(t testing.TB) (uint64, error) {
+	t.Helper()
+	type answer struct {
+		index uint64
+		err   error
+	}
+	c := make(chan answer, 1)
+	m.ReadIndex(func(index uint64, err error) { c <- answer{index, err} })
+	a := <-c
+	return a.index, a.err
+}
+
+func TestSingleVoterProposesReadsAndStops(t *testing.T) {
+	m := start(t, nil)
+	require.NoError(t, m.Propose(Proposal{Data: []byte("a")}))
+	m.applier.wait(t, "a")
+	index, err := m.read(t)
+	require.NoError(t, err)
+	require.Equal(t, uint64(3), index) // the bootstrap, the leader's empty entry, a
+
+	require.NoError(t, m.stop())
+	require.ErrorIs(t, m.Propose(Proposal{}), ErrStopped)
+	_, err = m.read(t)
+	require.ErrorIs(t, err, ErrStopped)
+	require.True(t, m.log.mu.closed)
+
+	ents := m.log.mu.ents
+	require.Len(t, ents, 3)
+	require.Equal(t, raftpb.EntryConfChange, ents[0].GetType())
+	require.Equal(t, uint64(1), ents[0].GetTerm())
+	require.Equal(t, []uint64{1}, m.applier.mu.conf.GetVoters())
+	require.Equal(t, uint64(3), m.log.mu.hs.GetCommit(), "the commit index is written at the end")
+}
+
+func TestLogFailureEndsRun(t *testing.T) {
+	m := start(t, nil)
+	require.NoError(t, m.Propose(Proposal{Data: []byte("a")}))
+	m.applier.wait(t, "a")
+	broken := errors.New("disk on fire")
+	m.log.fail(broken)
+	require.NoError(t, m.Propose(Proposal{Data: []byte("b")}))
+	for range m.Committed() { //nolint:revive // until it is closed
+	}
+	require.ErrorIs(t, m.stop(), broken)
+}
