@@ -1,0 +1,94 @@
+// Package etcdapi is the etcd v3 gRPC services: each method validates its request, calls down and turns
+// what comes back, errors included, into what etcd's clients expect. It holds no state.
+//
+// The hot answers are not built as protobuf messages. Key-values are kept encoded, so an answer is a
+// header and some lengths around shared bytes; see wire.go.
+package etcdapi
+
+import (
+	"context"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/dolmen-io/dolmen/internal/state"
+	"github.com/dolmen-io/dolmen/internal/watch"
+)
+
+// Member is the running member as the services need it.
+type Member interface {
+	// Header returns who answers and in which term of raft.
+	Header() Header
+
+	// Read returns the newest view, which the caller releases. A linearizable read sees every write that
+	// was acknowledged anywhere before the call. Errors: ErrTimeout, ErrLeaderChanged, ErrStopped or the
+	// context's.
+	Read(ctx context.Context, linearizable bool) (*state.View, error)
+
+	// Propose hands a request to the log and returns what applying it led to. The request must not be
+	// changed afterwards. Besides the result's own Err, which says that the request was rejected, an
+	// error says that the outcome is not known or that there was none: ErrTooLarge, ErrTooManyRequests,
+	// ErrTimeout, ErrStopped, or the context's.
+	Propose(ctx context.Context, req *etcdserverpb.InternalRaftRequest) (state.Result, error)
+
+	// Compacted returns when the removal that compacting to the revision calls for is complete.
+	Compacted(ctx context.Context, revision int64) error
+
+	// Status returns figures about the member.
+	Status() Status
+}
+
+// Leases answers what does not go through the log.
+type Leases interface {
+	// Renew begins a lease's time anew and returns how long that is in seconds, 0 for a lease that is not
+	// there.
+	Renew(ctx context.Context, id int64) (ttl int64, err error)
+	// TimeToLive returns what remains of a lease, ErrLeaseGone for one that is not there.
+	TimeToLive(ctx context.Context, id int64) (LeaseTime, error)
+	// IDs returns all leases, the one that ends first first.
+	IDs() []int64
+}
+
+// LeaseTime is how long a lease has to live.
+type LeaseTime struct {
+	Remaining time.Duration
+	// Granted is in seconds.
+	Granted int64
+	Keys    []string
+}
+
+// Header identifies the answering member.
+type Header struct{ Cluster, Member, Term uint64 }
+
+// Status is what Maintenance.Status reports.
+type Status struct {
+	Version, StorageVersion string
+	DiskBytes, LiveBytes    int64
+	QuotaBytes              int64
+	Leader                  uint64
+	RaftIndex, RaftApplied  uint64
+	IsLearner               bool
+	DowngradeEnabled        bool
+	DowngradeTarget         string
+}
+
+// Limits bound what one request may ask for.
+type Limits struct {
+	// RequestBytes is the size a request may have in the log; messages may be slightly larger.
+	RequestBytes int
+	// TxnOps is how many operations a transaction may have on one level.
+	TxnOps int
+}
+
+// Services are the gRPC services of one member.
+type Services struct {
+	member Member
+	leases Leases
+	hub    *watch.Hub
+	limits Limits
+}
+
+// New returns the services over a member.
+func New(m Member, l Leases, hub *watch.Hub, limits Limits) *Services {
+	return &Services{member: m, leases: l, hub: hub, limits: limits}
+}

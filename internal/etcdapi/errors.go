@@ -1,0 +1,78 @@
+package etcdapi
+
+import (
+	"context"
+	"errors"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/dolmen-io/dolmen/internal/consensus"
+	"github.com/dolmen-io/dolmen/internal/lease"
+	"github.com/dolmen-io/dolmen/internal/membership"
+	"github.com/dolmen-io/dolmen/internal/mvcc"
+	"github.com/dolmen-io/dolmen/internal/state"
+)
+
+// Errors of a Member.
+var (
+	// ErrTimeout says that the cluster did not decide in time.
+	ErrTimeout = errors.New("etcdapi: request timed out")
+	// ErrTooLarge says that a request is larger than the log takes.
+	ErrTooLarge = errors.New("etcdapi: request is too large")
+	// ErrCanceled says that the client gave up on a write, which may still happen.
+	ErrCanceled = errors.New("etcdapi: request canceled")
+	// ErrLeaseGone says that there is no such lease.
+	ErrLeaseGone = errors.New("etcdapi: no such lease")
+)
+
+// statuses maps what packages report to what clients receive. Clients tell errors apart by their texts.
+var statuses = []struct{ err, status error }{
+	{mvcc.ErrCompacted, rpctypes.ErrGRPCCompacted},
+	{mvcc.ErrFuture, rpctypes.ErrGRPCFutureRev},
+	{state.ErrKeyNotFound, rpctypes.ErrGRPCKeyNotFound},
+	{state.ErrNoSpace, rpctypes.ErrGRPCNoSpace},
+	{state.ErrCorrupt, rpctypes.ErrGRPCCorrupt},
+	{state.ErrUnknownAction, status.Error(codes.InvalidArgument, "etcdserver: unknown alarm action")},
+	{lease.ErrNotFound, rpctypes.ErrGRPCLeaseNotFound},
+	{lease.ErrExists, rpctypes.ErrGRPCLeaseExist},
+	{lease.ErrTTLTooLarge, rpctypes.ErrGRPCLeaseTTLTooLarge},
+	// etcd has no status for this one: clients see its text with an unknown code.
+	{lease.ErrNotPrimary, status.Error(codes.Unknown, "not a primary lessor")},
+	{membership.ErrRemoved, rpctypes.ErrGRPCMemberExist},
+	{membership.ErrExists, rpctypes.ErrGRPCMemberExist},
+	{membership.ErrNotFound, rpctypes.ErrGRPCMemberNotFound},
+	{membership.ErrPeerURLExists, rpctypes.ErrGRPCPeerURLExist},
+	{membership.ErrNotLearner, rpctypes.ErrGRPCMemberNotLearner},
+	{membership.ErrTooManyLearners, rpctypes.ErrGRPCTooManyLearners},
+	// As etcd's: its table names the client's error here, which has no code.
+	{consensus.ErrBusy, status.Error(codes.Unknown, rpctypes.ErrorDesc(rpctypes.ErrGRPCRequestTooManyRequests))},
+	{consensus.ErrLeaderChanged, rpctypes.ErrGRPCLeaderChanged},
+	{consensus.ErrStopped, rpctypes.ErrGRPCStopped},
+	{ErrTimeout, rpctypes.ErrGRPCTimeout},
+	{ErrTooLarge, rpctypes.ErrGRPCRequestTooLarge},
+	{ErrCanceled, rpctypes.ErrGRPCCanceled},
+}
+
+// toStatus returns the error as a client receives it.
+func toStatus(err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, s := range statuses {
+		if errors.Is(err, s.err) {
+			return s.status
+		}
+	}
+	switch {
+	case errors.Is(err, context.Canceled):
+		return status.Error(codes.Canceled, err.Error())
+	case errors.Is(err, context.DeadlineExceeded):
+		return status.Error(codes.DeadlineExceeded, err.Error())
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	return status.Error(codes.Unknown, err.Error())
+}

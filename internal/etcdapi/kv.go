@@ -1,0 +1,262 @@
+package etcdapi
+
+import (
+	"bytes"
+	"context"
+	"math"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/dolmen-io/dolmen/internal/mvcc"
+	"github.com/dolmen-io/dolmen/internal/state"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// kv is the KV service.
+type kv struct{ *Services }
+
+// kvService is etcd's KV service with methods that answer in encoded form.
+func kvService() *grpc.ServiceDesc {
+	desc := pb.KV_ServiceDesc
+	desc.HandlerType = (*any)(nil)
+	desc.Methods = []grpc.MethodDesc{
+		unary(&desc, "Range", kv.rangeKeys),
+		unary(&desc, "Put", kv.put),
+		unary(&desc, "DeleteRange", kv.deleteRange),
+		unary(&desc, "Txn", kv.txn),
+		unary(&desc, "Compact", kv.compact),
+	}
+	desc.Streams = []grpc.StreamDesc{{StreamName: "RangeStream", ServerStreams: true, Handler: func(srv any, s grpc.ServerStream) error {
+		req := &pb.RangeRequest{}
+		if err := s.RecvMsg(req); err != nil {
+			return err
+		}
+		return srv.(kv).rangeStream(req, s)
+	}}}
+	return &desc
+}
+
+// unary describes a method of a service S that takes a *R.
+func unary[S any, R any](desc *grpc.ServiceDesc, name string, call func(S, context.Context, *R) (any, error)) grpc.MethodDesc {
+	info := grpc.UnaryServerInfo{FullMethod: "/" + desc.ServiceName + "/" + name}
+	return grpc.MethodDesc{MethodName: name, Handler: func(
+		srv any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor,
+	) (any, error) {
+		req := new(R)
+		if err := decode(req); err != nil {
+			return nil, err
+		}
+		handle := func(ctx context.Context, req any) (any, error) {
+			res, err := call(srv.(S), ctx, req.(*R))
+			if err != nil {
+				return nil, toStatus(err)
+			}
+			return res, nil
+		}
+		if intercept == nil {
+			return handle(ctx, req)
+		}
+		info := info
+		info.Server = srv
+		return intercept(ctx, req, &info, handle)
+	}}
+}
+
+func (s kv) rangeKeys(ctx context.Context, r *pb.RangeRequest) (any, error) {
+	if err := checkRange(r); err != nil {
+		return nil, err
+	}
+	v, err := s.member.Read(ctx, !r.GetSerializable())
+	if err != nil {
+		return nil, err
+	}
+	defer v.Release()
+	res, err := v.KV.Range(state.RangeOptions(r))
+	if err != nil {
+		return nil, err
+	}
+	who := s.member.Header()
+	return encodeRange(&who, &res), nil
+}
+
+// firstChunk is how many keys the first message of a stream has at most; later ones aim at a size.
+const firstChunk = 10
+
+func (s kv) rangeStream(r *pb.RangeRequest, stream grpc.ServerStream) error {
+	if err := checkRange(r); err != nil {
+		return err
+	}
+	o := state.RangeOptions(r)
+	switch {
+	case o.Order != mvcc.SortNone && (o.Order != mvcc.SortAscend || o.Target != mvcc.SortByKey):
+		return status.Error(codes.Unimplemented, "RangeStream does not support custom sort orders")
+	case o.MinMod != 0 || o.MaxMod != 0 || o.MinCreate != 0 || o.MaxCreate != 0:
+		return status.Error(codes.Unimplemented, "RangeStream does not support revision filters")
+	}
+	if o.Order == mvcc.SortNone && (!o.KeysOnly || o.Target != mvcc.SortByValue) {
+		// Without an order the stream is in key order, whatever it was asked to sort by: sorting each
+		// message for itself would skip keys and repeat others.
+		o.Target = mvcc.SortByKey
+	}
+	return toStatus(s.streamChunks(stream, o, !r.GetSerializable()))
+}
+
+// streamChunks sends a range in pieces, all at the revision of the first. Only the last piece has a
+// header. Between pieces nothing is held, so a compaction may end the stream with ErrCompacted.
+func (s kv) streamChunks(stream grpc.ServerStream, o mvcc.RangeOptions, linearizable bool) error {
+	total := o.Limit
+	if total <= 0 {
+		total = math.MaxInt64
+	}
+	o.Limit = min(firstChunk, total)
+	sent, header := int64(0), int64(0)
+	for {
+		v, err := s.member.Read(stream.Context(), linearizable && header == 0)
+		if err != nil {
+			return err
+		}
+		res, err := v.KV.Range(o)
+		if err == nil && header == 0 {
+			header = res.Revision
+			if o.Revision <= 0 {
+				o.Revision = header
+			}
+		}
+		v.Release()
+		if err != nil {
+			return err
+		}
+		sent += int64(len(res.KVs))
+		last := !res.More || sent >= total
+		size := kvsSize(res.KVs)
+		if err := stream.SendMsg(s.chunk(&res, sent, header, last)); err != nil || last {
+			return err
+		}
+		kv, err := mvcc.DecodeKeyValue(res.KVs[len(res.KVs)-1])
+		if err != nil {
+			return err
+		}
+		o.Key = append(bytes.Clone(kv.Key), 0)
+		o.Limit = min(nextChunk(o.Limit, size, s.limits.RequestBytes), total-sent)
+	}
+}
+
+// chunk encodes one message of a stream.
+func (s kv) chunk(res *mvcc.RangeResult, sent, header int64, last bool) encoded {
+	var inner []byte
+	if last {
+		// What was sent before, this piece, and what the limit leaves out: res.Count begins at this piece.
+		all := *res
+		all.Count += sent - int64(len(res.KVs))
+		all.Revision = header
+		who := s.member.Header()
+		inner = encodeRange(&who, &all)
+	} else {
+		inner = appendKVs(make([]byte, 0, kvsSize(res.KVs)), fieldRangeKVs, res.KVs)
+	}
+	return appendMessage(make([]byte, 0, messageSize(len(inner))), fieldStreamRange, inner)
+}
+
+// nextChunk returns how many keys to send next so that messages come to be about target bytes long.
+func nextChunk(limit int64, size, target int) int64 {
+	switch {
+	case size < target/2:
+		return limit * 2
+	case size > target*2:
+		return max(limit/2, 1)
+	}
+	return limit
+}
+
+// propose sends a request through the log and returns its result, rejections as errors.
+func (s *Services) propose(ctx context.Context, req *pb.InternalRaftRequest) (state.Result, error) {
+	res, err := s.member.Propose(ctx, req)
+	if err == nil {
+		err = res.Err
+	}
+	return res, err
+}
+
+func (s kv) put(ctx context.Context, r *pb.PutRequest) (any, error) {
+	if err := checkPut(r); err != nil {
+		return nil, err
+	}
+	res, err := s.propose(ctx, &pb.InternalRaftRequest{Put: r})
+	if err != nil {
+		return nil, err
+	}
+	who := s.member.Header()
+	return encodePut(&who, res.Revision, res.Response.(*state.PutResponse)), nil
+}
+
+func (s kv) deleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (any, error) {
+	if err := checkDelete(r); err != nil {
+		return nil, err
+	}
+	res, err := s.propose(ctx, &pb.InternalRaftRequest{DeleteRange: r})
+	if err != nil {
+		return nil, err
+	}
+	who := s.member.Header()
+	return encodeDelete(&who, res.Revision, res.Response.(*state.DeleteResponse)), nil
+}
+
+func (s kv) txn(ctx context.Context, r *pb.TxnRequest) (any, error) {
+	if err := checkTxn(r, s.limits.TxnOps); err != nil {
+		return nil, err
+	}
+	for _, branch := range [][]*pb.RequestOp{r.GetSuccess(), r.GetFailure()} {
+		if _, err := checkConflicts(branch); err != nil {
+			return nil, err
+		}
+	}
+	res, err := s.runTxn(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	who := s.member.Header()
+	return encodeTxn(&who, res.Revision, res.Response.(*state.TxnResponse)), nil
+}
+
+func (s kv) runTxn(ctx context.Context, r *pb.TxnRequest) (state.Result, error) {
+	if !readOnly(r) {
+		return s.propose(ctx, &pb.InternalRaftRequest{Txn: r})
+	}
+	v, err := s.member.Read(ctx, !serializable(r))
+	if err != nil {
+		return state.Result{}, err
+	}
+	defer v.Release()
+	res := v.Txn(r)
+	return res, res.Err
+}
+
+func (s kv) compact(ctx context.Context, r *pb.CompactionRequest) (any, error) {
+	res, err := s.propose(ctx, &pb.InternalRaftRequest{Compaction: r})
+	if err == nil && r.GetPhysical() {
+		err = s.member.Compacted(ctx, r.GetRevision())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &pb.CompactionResponse{Header: s.header(res.Revision)}, nil
+}
+
+// header returns the response header with a revision.
+func (s *Services) header(revision int64) *pb.ResponseHeader {
+	who := s.member.Header()
+	return &pb.ResponseHeader{ClusterId: who.Cluster, MemberId: who.Member, RaftTerm: who.Term, Revision: revision}
+}
+
+// current returns the revision of the newest view.
+func (s *Services) current(ctx context.Context) (int64, error) {
+	v, err := s.member.Read(ctx, false)
+	if err != nil {
+		return 0, err
+	}
+	defer v.Release()
+	return v.KV.Current(), nil
+}

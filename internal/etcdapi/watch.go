@@ -1,0 +1,133 @@
+package etcdapi
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
+
+	"github.com/dolmen-io/dolmen/internal/watch"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// watcher is the Watch service.
+type watcher struct {
+	pb.UnimplementedWatchServer
+	*Services
+}
+
+// messageSlack is how much larger than a request a message may be: what gRPC may add to it.
+const messageSlack = 512 << 10
+
+// Watch runs one stream: requests are read by a goroutine of its own, so that a client that does not
+// read its events can still cancel; responses are pulled from the hub at the client's pace.
+func (s watcher) Watch(rpc pb.Watch_WatchServer) error {
+	ctx, cancel := context.WithCancel(rpc.Context())
+	defer cancel()
+	stream := s.hub.NewStream()
+	defer stream.Close()
+	failed := make(chan error, 1)
+	go s.receive(ctx, cancel, rpc, stream, failed)
+	err := s.send(ctx, rpc, stream)
+	select {
+	case err = <-failed:
+	default:
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, watch.ErrClosed) {
+		if cause := context.Cause(rpc.Context()); cause != nil && !errors.Is(cause, context.Canceled) {
+			return toStatus(cause)
+		}
+		return rpctypes.ErrGRPCWatchCanceled
+	}
+	return toStatus(err)
+}
+
+// receive takes requests until the client has no more, which does not end the stream, or fails.
+func (s watcher) receive(ctx context.Context, cancel func(), rpc pb.Watch_WatchServer, stream *watch.Stream, failed chan<- error) {
+	for {
+		req, err := rpc.Recv()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err == nil {
+			err = s.request(ctx, stream, req)
+		}
+		if err != nil {
+			failed <- err
+			cancel()
+			return
+		}
+	}
+}
+
+func (s watcher) request(ctx context.Context, stream *watch.Stream, req *pb.WatchRequest) error {
+	switch r := req.GetRequestUnion().(type) {
+	case *pb.WatchRequest_CreateRequest:
+		if r.CreateRequest == nil {
+			return nil
+		}
+		return stream.Create(ctx, createRequest(r.CreateRequest))
+	case *pb.WatchRequest_CancelRequest:
+		if r.CancelRequest == nil {
+			return nil
+		}
+		return stream.Cancel(ctx, r.CancelRequest.GetWatchId())
+	case *pb.WatchRequest_ProgressRequest:
+		return stream.Progress(ctx)
+	}
+	return nil
+}
+
+func createRequest(r *pb.WatchCreateRequest) watch.CreateRequest {
+	c := watch.CreateRequest{
+		ID: r.GetWatchId(), Key: r.GetKey(), End: r.GetRangeEnd(), Start: r.GetStartRevision(),
+		PrevKV: r.GetPrevKv(), Fragment: r.GetFragment(), ProgressNotify: r.GetProgressNotify(),
+	}
+	for _, f := range r.GetFilters() {
+		switch f {
+		case pb.WatchCreateRequest_NOPUT:
+			c.NoPut = true
+		case pb.WatchCreateRequest_NODELETE:
+			c.NoDelete = true
+		}
+	}
+	return c
+}
+
+func (s watcher) send(ctx context.Context, rpc grpc.ServerStream, stream *watch.Stream) error {
+	for {
+		r, err := stream.Next(ctx)
+		if err != nil {
+			return err
+		}
+		if err := s.sendResponse(rpc, &r); err != nil {
+			return err
+		}
+	}
+}
+
+// sendResponse sends a response, in pieces if the watch asked for that and it is too large for one
+// message. A single event is never split.
+func (s watcher) sendResponse(rpc grpc.ServerStream, r *watch.Response) error {
+	who := s.member.Header()
+	limit := s.limits.RequestBytes + messageSlack
+	events := r.Events
+	for r.Fragment && len(events) > 1 && watchHead(r)+eventsSize(events, r.PrevKV) >= limit {
+		size, n := watchHead(r)+eventsSize(events[:1], r.PrevKV), 1
+		for n < len(events)-1 {
+			size += eventsSize(events[n:n+1], r.PrevKV)
+			if size >= limit {
+				break
+			}
+			n++
+		}
+		if err := rpc.SendMsg(encodeWatch(&who, r, events[:n], true)); err != nil {
+			return err
+		}
+		events = events[n:]
+	}
+	return rpc.SendMsg(encodeWatch(&who, r, events, false))
+}

@@ -1,0 +1,180 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/dolmen-io/dolmen/internal/consensus"
+	"github.com/dolmen-io/dolmen/internal/lease"
+	"github.com/dolmen-io/dolmen/internal/state"
+	"github.com/dolmen-io/dolmen/internal/watch"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// applier owns the state: it alone applies entries and removes what compaction left behind. It runs until
+// consensus closes the queue of committed batches.
+type applier struct {
+	lg      *zap.Logger
+	state   *state.State
+	cons    *consensus.Node
+	hub     *watch.Hub
+	expiry  *lease.Expiry
+	pending *pending
+	// applied and removed tell readers and physical compactions how far the state has come.
+	applied, removed *milestones
+	flusher          *flusher
+	pace             pace
+	slow             time.Duration
+	begun            time.Time // of the removal under way
+	removals         int
+}
+
+// pace is how fast compaction removes revisions: up to batch, then a pause.
+type pace struct {
+	batch int
+	pause time.Duration
+}
+
+// Etcd's defaults.
+const (
+	removeBatch = 1000
+	removePause = 10 * time.Millisecond
+)
+
+func (p pace) withDefaults() pace {
+	if p.batch <= 0 {
+		p.batch = removeBatch
+	}
+	if p.pause <= 0 {
+		p.pause = removePause
+	}
+	return p
+}
+
+func (a *applier) run() error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var due <-chan time.Time
+	if a.state.RemovalDue() { // a compaction that a stop interrupted
+		due = timer.C
+	}
+	for {
+		select {
+		case b, ok := <-a.cons.Committed():
+			if !ok {
+				return nil
+			}
+			if err := a.apply(b); err != nil {
+				return err
+			}
+			if due == nil && a.state.RemovalDue() {
+				timer.Reset(0)
+				due = timer.C
+			}
+		case <-due:
+			due = nil
+			if err := a.remove(); err != nil {
+				return err
+			}
+			if a.state.RemovalDue() {
+				timer.Reset(a.pace.pause)
+				due = timer.C
+			}
+		}
+	}
+}
+
+func (a *applier) apply(b consensus.Batch) error {
+	start := time.Now()
+	entries, size, err := a.decode(b.Entries)
+	if err != nil {
+		return err
+	}
+	turn, err := a.state.Apply(entries)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	if len(turn.Leases) > 0 {
+		a.expiry.Apply(turn.Leases, now)
+	}
+	// Also without events: watchers learn of the revision, readers of the index.
+	a.hub.Publish(turn.Events, turn.View.KV.Current())
+	a.pending.finish(turn.Outcomes)
+	a.applied.reach(turn.View.Applied.Index)
+	a.cons.Applied(b, turn.Confs)
+	a.flusher.note(len(entries), size)
+	if took := now.Sub(start); took > a.slow {
+		a.lg.Warn("apply request took too long", zap.Duration("took", took), zap.Duration("expected-duration", a.slow),
+			zap.Int("entries", len(entries)), zap.Uint64("index", turn.View.Applied.Index))
+	}
+	return nil
+}
+
+// decode prepares entries for the state. Those that this member proposed need not be decoded again.
+func (a *applier) decode(in []*raftpb.Entry) (out []state.Entry, size int, err error) {
+	out = make([]state.Entry, len(in))
+	for i, e := range in {
+		out[i] = state.Entry{Index: e.GetIndex(), Term: e.GetTerm(), Data: e.GetData()}
+		size += len(e.GetData())
+		switch {
+		case e.GetType() == raftpb.EntryConfChange:
+			cc := &raftpb.ConfChange{}
+			if err := proto.Unmarshal(e.GetData(), cc); err != nil {
+				return nil, 0, fmt.Errorf("entry %d is no membership change: %w", e.GetIndex(), err)
+			}
+			out[i].Conf = cc
+		case e.GetType() != raftpb.EntryNormal:
+			return nil, 0, fmt.Errorf("entry %d is of type %v, which no member of this kind writes", e.GetIndex(), e.GetType())
+		case len(e.GetData()) > 0:
+			req := &pb.InternalRaftRequest{}
+			if err := proto.Unmarshal(e.GetData(), req); err != nil {
+				return nil, 0, fmt.Errorf("entry %d is no request: %w", e.GetIndex(), err)
+			}
+			out[i].Request = req
+		}
+	}
+	return out, size, nil
+}
+
+// remove takes one step of compaction.
+func (a *applier) remove() error {
+	if a.begun.IsZero() {
+		a.begun = time.Now()
+	}
+	done, err := a.state.RemoveSome(a.pace.batch)
+	if err != nil {
+		return err
+	}
+	a.removals += done.Removed
+	if done.Finished != 0 {
+		a.lg.Info("finished scheduled compaction", zap.Int64("compact-revision", done.Finished),
+			zap.Int("number-of-revisions-removed", a.removals), zap.Duration("took", time.Since(a.begun)))
+		a.begun, a.removals = time.Time{}, 0
+		a.removed.reach(uint64(done.Finished))
+	}
+	return nil
+}
+
+// Compacted returns when compaction has removed everything that revision calls for.
+func (m *Member) Compacted(ctx context.Context, revision int64) error {
+	if revision <= 0 {
+		return nil
+	}
+	reached, cancel := m.applier.removed.wait(uint64(revision))
+	defer cancel()
+	select {
+	case <-reached:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-m.stopping:
+		return consensus.ErrStopped
+	}
+}

@@ -1,0 +1,210 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/dolmen-io/dolmen/internal/consensus"
+	"github.com/dolmen-io/dolmen/internal/etcdapi"
+	"github.com/dolmen-io/dolmen/internal/lease"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+const (
+	// expiryInterval is how often ended leases are looked for, expiryBatch how many are revoked each time:
+	// together etcd's 1,000 a second.
+	expiryInterval = 500 * time.Millisecond
+	expiryBatch    = 500
+	// checkpointBatch is how many remaining times go into one entry, etcd's figure; checkpointsAtStop
+	// bounds what a stop spends on them.
+	checkpointBatch   = 1000
+	checkpointsAtStop = 100
+)
+
+// keepLeases revokes leases that have ended and notes the remaining times of long ones, while this member
+// leads.
+func (m *Member) keepLeases(ctx context.Context) error {
+	ticker := time.NewTicker(expiryInterval)
+	defer ticker.Stop()
+	leads := false
+	for {
+		changed := m.cons.LeaderChanged()
+		if now := m.leads(); now != leads {
+			leads = now
+			if leads {
+				m.expiry.Promote(time.Now(), m.cfg.ElectionTimeout)
+			} else {
+				m.expiry.Demote()
+			}
+			m.primary.Store(leads)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case now := <-ticker.C:
+			if leads {
+				m.revokeExpired(now)
+				m.checkpoint(m.expiry.Checkpoints(now, checkpointBatch))
+			}
+		}
+	}
+}
+
+func (m *Member) leads() bool {
+	st := m.cons.Status()
+	return st.Lead == st.ID
+}
+
+// revokeExpired proposes to revoke what has ended. Nobody waits for the outcome: what does not come
+// through is due again later.
+func (m *Member) revokeExpired(now time.Time) {
+	for _, id := range m.expiry.Expired(now, expiryBatch) {
+		m.proposeQuietly(&pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: id}})
+	}
+}
+
+func (m *Member) checkpoint(due []lease.Checkpoint) {
+	for len(due) > 0 {
+		n := min(len(due), checkpointBatch)
+		m.proposeQuietly(&pb.InternalRaftRequest{LeaseCheckpoint: checkpointRequest(due[:n])})
+		due = due[n:]
+	}
+}
+
+func checkpointRequest(due []lease.Checkpoint) *pb.LeaseCheckpointRequest {
+	req := &pb.LeaseCheckpointRequest{}
+	for _, c := range due {
+		req.Checkpoints = append(req.Checkpoints, &pb.LeaseCheckpoint{ID: c.ID, Remaining_TTL: c.Remaining})
+	}
+	return req
+}
+
+// proposeQuietly proposes a request whose outcome shows in the state.
+func (m *Member) proposeQuietly(req *pb.InternalRaftRequest) {
+	req.Header = &pb.RequestHeader{ID: m.ids.Next()}
+	data, err := proto.Marshal(req)
+	if err == nil {
+		err = m.cons.Propose(consensus.Proposal{Type: raftpb.EntryNormal, Data: data})
+	}
+	if err != nil && !errors.Is(err, consensus.ErrStopped) {
+		m.lg.Warn("could not propose lease work; it will be due again", zap.Error(err))
+	}
+}
+
+// checkpointAll notes the remaining time of all leases, so that a stop and a start do not renew them.
+func (m *Member) checkpointAll(ctx context.Context) {
+	if !m.leads() {
+		return
+	}
+	now := time.Now()
+	var due []lease.Checkpoint
+	for _, id := range m.expiry.All() {
+		left, _, err := m.expiry.Remaining(id, now)
+		if err != nil || left < time.Second {
+			continue
+		}
+		due = append(due, lease.Checkpoint{ID: id, Remaining: int64(left / time.Second)})
+	}
+	for n := 0; len(due) > 0 && n < checkpointsAtStop; n++ {
+		k := min(len(due), checkpointBatch)
+		if _, err := m.Propose(ctx, &pb.InternalRaftRequest{LeaseCheckpoint: checkpointRequest(due[:k])}); err != nil {
+			m.lg.Warn("could not note the remaining times of leases; they begin anew at the next start", zap.Error(err))
+			return
+		}
+		due = due[k:]
+	}
+}
+
+// lessor implements etcdapi.Leases on the leader.
+type lessor struct{ *Member }
+
+// Renew implements etcdapi.Leases.
+func (l lessor) Renew(ctx context.Context, id int64) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.patience)
+	defer cancel()
+	for {
+		r, err := l.expiry.Renew(id, time.Now())
+		switch {
+		case err == nil && r.ClearCheckpoint:
+			// The remaining time that was noted is void now; it must not outlive this renewal.
+			req := &pb.InternalRaftRequest{LeaseCheckpoint: checkpointRequest([]lease.Checkpoint{{ID: id}})}
+			_, err = l.Propose(ctx, req)
+			return r.TTL, err
+		case err == nil:
+			return r.TTL, nil
+		case errors.Is(err, lease.ErrNotFound):
+			return 0, nil
+		case errors.Is(err, lease.ErrExpired):
+			if err := l.await(ctx, r.Settled); err != nil {
+				return 0, err
+			}
+		case errors.Is(err, lease.ErrNotPrimary):
+			if err := l.awaitPrimary(ctx); err != nil {
+				return 0, err
+			}
+		default:
+			return 0, err
+		}
+	}
+}
+
+func (l lessor) await(ctx context.Context, ch <-chan struct{}) error {
+	select {
+	case <-ch:
+		return nil
+	case <-ctx.Done():
+		return l.readTimeout(ctx)
+	case <-l.stopping:
+		return consensus.ErrStopped
+	}
+}
+
+// primaryPoll is how often a request looks whether this member has taken over the leases it leads.
+const primaryPoll = 20 * time.Millisecond
+
+// awaitPrimary waits, after a start, until this member keeps the times of leases.
+func (l lessor) awaitPrimary(ctx context.Context) error {
+	ticker := time.NewTicker(primaryPoll)
+	defer ticker.Stop()
+	for !l.primary.Load() {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return l.readTimeout(ctx)
+		case <-l.stopping:
+			return consensus.ErrStopped
+		}
+	}
+	return nil
+}
+
+// TimeToLive implements etcdapi.Leases.
+func (l lessor) TimeToLive(ctx context.Context, id int64) (etcdapi.LeaseTime, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.patience)
+	defer cancel()
+	for {
+		left, granted, err := l.expiry.Remaining(id, time.Now())
+		switch {
+		case err == nil:
+			return etcdapi.LeaseTime{Remaining: left, Granted: granted, Keys: l.state.Leases().Keys(id)}, nil
+		case errors.Is(err, lease.ErrNotFound):
+			return etcdapi.LeaseTime{}, etcdapi.ErrLeaseGone
+		case errors.Is(err, lease.ErrNotPrimary):
+			if err := l.awaitPrimary(ctx); err != nil {
+				return etcdapi.LeaseTime{}, err
+			}
+		default:
+			return etcdapi.LeaseTime{}, err
+		}
+	}
+}
+
+// IDs implements etcdapi.Leases.
+func (l lessor) IDs() []int64 { return l.expiry.All() }

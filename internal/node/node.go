@@ -1,0 +1,265 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.etcd.io/etcd/pkg/v3/idutil"
+	"go.uber.org/zap"
+
+	"github.com/dolmen-io/dolmen/internal/config"
+	"github.com/dolmen-io/dolmen/internal/consensus"
+	"github.com/dolmen-io/dolmen/internal/engine"
+	"github.com/dolmen-io/dolmen/internal/etcdapi"
+	"github.com/dolmen-io/dolmen/internal/lease"
+	"github.com/dolmen-io/dolmen/internal/state"
+	"github.com/dolmen-io/dolmen/internal/watch"
+)
+
+// Member is a running member.
+type Member struct {
+	cfg *config.Config
+	lg  *zap.Logger
+	id  identity
+	// patience is how long a request may take.
+	patience time.Duration
+
+	dir     *directory
+	eng     engine.Engine
+	state   *state.State
+	cons    *consensus.Node
+	hub     *watch.Hub
+	expiry  *lease.Expiry
+	primary atomic.Bool // expiry keeps times
+	pending *pending
+	applier *applier
+	flusher *flusher
+	ids     *idutil.Generator
+	front   *front
+
+	ready, done, stopping chan struct{}
+	stop                  sync.Once
+	failure               chan error
+	err                   error // once done is closed
+
+	// The parts that run, in the order in which they stop.
+	background, core group
+}
+
+// group is goroutines that end together.
+type group struct {
+	sync.WaitGroup
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+func newGroup() group {
+	ctx, cancel := context.WithCancel(context.Background())
+	return group{ctx: ctx, cancel: cancel}
+}
+
+func (g *group) end() {
+	g.cancel()
+	g.Wait()
+}
+
+// Open starts a member: it opens what is on disk, binds the listeners and begins to run. It returns
+// before the member serves; Ready says when it does. ctx bounds the opening and nothing after it. After
+// an error nothing is left running.
+func Open(ctx context.Context, cfg *config.Config, lg *zap.Logger) (*Member, error) {
+	m := &Member{
+		cfg: cfg, lg: lg, patience: requestBase + 2*cfg.ElectionTimeout,
+		pending: newPending(),
+		ready:   make(chan struct{}), done: make(chan struct{}), stopping: make(chan struct{}),
+		failure: make(chan error, 1), background: newGroup(), core: newGroup(),
+	}
+	front, err := listen(cfg, lg)
+	if err != nil {
+		return nil, err
+	}
+	m.front = front
+	if err := m.open(); err != nil {
+		return nil, errors.Join(err, m.abandon())
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, errors.Join(err, m.abandon())
+	}
+	m.run()
+	return m, nil
+}
+
+// open opens the storage and builds every part.
+func (m *Member) open() (err error) {
+	if m.dir, err = openDirectory(m.cfg, m.lg); err != nil {
+		return err
+	}
+	if m.eng, err = m.dir.openEngine(m.cfg.StorageEngine, m.lg, m.fail); err != nil {
+		return err
+	}
+	start := time.Now()
+	m.state, err = state.Open(m.eng, state.Config{
+		MinTTL:      minTTL(m.cfg.ElectionTimeout),
+		MaxLearners: m.cfg.MaxLearners,
+		Progress: func(revisions int64) {
+			m.lg.Info("reading the key index", zap.Int64("revisions", revisions), zap.Duration("took", time.Since(start)))
+		},
+	})
+	if err != nil {
+		return err
+	}
+	applied := m.state.Applied()
+	id, cons, err := openLog(m.cfg, m.dir, applied, m.lg)
+	if err != nil {
+		return err
+	}
+	m.id = id
+	if err := m.openConsensus(cons); err != nil {
+		return errors.Join(err, cons.Log.Close())
+	}
+	m.logStart(applied)
+	m.build()
+	return m.front.build(m)
+}
+
+// minTTL is the least time to live of a lease in seconds: one and a half elections, so that a change of
+// leader does not end it.
+func minTTL(election time.Duration) int64 {
+	return int64(math.Ceil(1.5 * election.Seconds()))
+}
+
+func (m *Member) openConsensus(c consensus.Config) (err error) {
+	c.TickInterval = m.cfg.HeartbeatInterval
+	c.ElectionTicks = m.cfg.ElectionTicks()
+	c.HeartbeatTicks = 1
+	c.PreVote = m.cfg.PreVote
+	c.AdvanceTicks = m.cfg.InitialElectionTickAdvance
+	c.Logger = m.lg
+	m.cons, err = consensus.Open(c)
+	return err
+}
+
+// build makes the parts that run on top of storage and consensus.
+func (m *Member) build() {
+	m.ids = idutil.NewGenerator(uint16(m.id.member), time.Now())
+	m.hub = watch.New(m.state, watch.Options{ProgressInterval: m.cfg.WatchProgressNotifyInterval})
+	m.expiry = lease.NewExpiry(lease.Options{RetryAfter: m.patience}, time.Now())
+	m.expiry.Apply(m.state.LoadedLeases(), time.Now())
+	applied := m.state.Applied()
+	m.flusher = &flusher{
+		lg: m.lg, eng: m.eng, cons: m.cons, wake: make(chan struct{}, 1),
+		policy: flushPolicy{
+			entries: m.cfg.SnapshotCount, bytes: flushBytes, keep: m.cfg.SnapshotCatchUpEntries,
+			whole: m.cfg.StorageEngine == config.EngineMemory,
+		},
+	}
+	m.applier = &applier{
+		lg: m.lg, state: m.state, cons: m.cons, hub: m.hub, expiry: m.expiry, pending: m.pending,
+		applied: newMilestones(applied.Index), removed: newMilestones(m.state.Removed()),
+		flusher: m.flusher, slow: m.cfg.WarningApplyDuration,
+		pace: pace{batch: m.cfg.CompactionBatchLimit, pause: m.cfg.CompactionSleepInterval}.withDefaults(),
+	}
+}
+
+// run starts the goroutines. From the bottom up: what writes the log, what applies it, what lives from it.
+func (m *Member) run() {
+	m.start(&m.core, "consensus", m.cons.Run)
+	m.start(&m.core, "applier", func(context.Context) error { return m.applier.run() })
+	m.start(&m.background, "watch", m.hub.Run)
+	m.start(&m.background, "flush", m.flusher.run)
+	m.start(&m.background, "leases", m.keepLeases)
+	m.start(&m.background, "publish", m.publish)
+	m.front.serve(m)
+	go m.supervise()
+}
+
+// start runs one part. An error of any part stops the member.
+func (m *Member) start(g *group, name string, run func(context.Context) error) {
+	g.Go(func() {
+		if err := run(g.ctx); err != nil {
+			m.fail(fmt.Errorf("%s: %w", name, err))
+		}
+	})
+}
+
+// fail stops the member because of an error. The first one counts.
+func (m *Member) fail(err error) {
+	select {
+	case m.failure <- err:
+	default:
+	}
+}
+
+// supervise waits for the end and brings it about in order.
+func (m *Member) supervise() {
+	defer close(m.done)
+	select {
+	case m.err = <-m.failure:
+		m.lg.Error("a part of the member has failed; stopping", zap.Error(m.err))
+		m.shutdown(true)
+	case <-m.stopping:
+		m.shutdown(false)
+		select {
+		case m.err = <-m.failure:
+		default:
+		}
+	}
+}
+
+// Ready is closed when the member serves clients.
+func (m *Member) Ready() <-chan struct{} { return m.ready }
+
+// Done is closed when the member has stopped, whatever the reason.
+func (m *Member) Done() <-chan struct{} { return m.done }
+
+// Err returns why the member stopped, nil if it was asked to. It must be called after Done.
+func (m *Member) Err() error { return m.err }
+
+// Stop stops the member and waits until it has: it refuses new requests, lets those under way finish,
+// stops its parts, and makes everything durable. When ctx ends it returns its error; the member goes on
+// stopping.
+func (m *Member) Stop(ctx context.Context) error {
+	m.stop.Do(func() { close(m.stopping) })
+	select {
+	case <-m.done:
+		return m.err
+	case <-ctx.Done():
+		return fmt.Errorf("stop the member: %w", ctx.Err())
+	}
+}
+
+// ClientAddrs returns the addresses on which clients are served, as bound.
+func (m *Member) ClientAddrs() []string { return m.front.clientAddrs() }
+
+// Registry returns the member's own metrics.
+func (m *Member) Registry() prometheus.Gatherer { return m.front.registry }
+
+// Status implements etcdapi.Member.
+func (m *Member) Status() etcdapi.Status {
+	st := m.cons.Status()
+	v := m.state.View()
+	defer v.Release()
+	sizes := m.eng.Stats()
+	down := v.Members.Downgrade()
+	return etcdapi.Status{
+		Version: serverVersion, StorageVersion: v.Members.Version(),
+		DiskBytes: sizes.DiskBytes, LiveBytes: min(sizes.LiveBytes, sizes.DiskBytes), QuotaBytes: quotaBytes(m.cfg.QuotaBackendBytes),
+		Leader: st.Lead, RaftIndex: st.Commit, RaftApplied: v.Applied.Index, IsLearner: st.IsLearner,
+		DowngradeEnabled: down.Enabled, DowngradeTarget: down.TargetVersion,
+	}
+}
+
+// defaultQuota is etcd's quota when none is given, 2 GiB.
+const defaultQuota = 2 << 30
+
+func quotaBytes(configured int64) int64 {
+	if configured == 0 {
+		return defaultQuota
+	}
+	return configured
+}

@@ -1,0 +1,140 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/dolmen-io/dolmen/internal/consensus"
+	"github.com/dolmen-io/dolmen/internal/etcdapi"
+	"github.com/dolmen-io/dolmen/internal/state"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// requestBase is how long a request may take besides two elections, etcd's figure.
+const requestBase = 5 * time.Second
+
+// Propose implements etcdapi.Member.
+func (m *Member) Propose(ctx context.Context, req *pb.InternalRaftRequest) (state.Result, error) {
+	id := m.ids.Next()
+	req.Header = &pb.RequestHeader{ID: id}
+	data, err := proto.Marshal(req)
+	if err != nil {
+		return state.Result{}, fmt.Errorf("encode the request: %w", err)
+	}
+	if uint(len(data)) > m.cfg.MaxRequestBytes {
+		return state.Result{}, etcdapi.ErrTooLarge
+	}
+	c, err := m.pending.add(id)
+	if err != nil {
+		return state.Result{}, err
+	}
+	err = m.cons.Propose(consensus.Proposal{Type: raftpb.EntryNormal, Data: data, Dropped: func(err error) {
+		if c := m.pending.remove(id); c != nil {
+			c.finish(answer{err: err})
+		}
+	}})
+	if err != nil {
+		m.pending.remove(id)
+		return state.Result{}, err
+	}
+	timer := time.NewTimer(m.patience)
+	defer timer.Stop()
+	select {
+	case a := <-c.done:
+		return a.result, m.dropped(a.err)
+	case <-timer.C:
+		m.pending.remove(id)
+		return state.Result{}, m.timeout()
+	case <-ctx.Done():
+		m.pending.remove(id)
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return state.Result{}, etcdapi.ErrCanceled
+		}
+		return state.Result{}, m.timeout()
+	}
+}
+
+// dropped returns the error of a proposal that never entered the log, as etcd's clients know it.
+func (m *Member) dropped(err error) error {
+	if errors.Is(err, consensus.ErrTimeout) {
+		return m.timeout()
+	}
+	return err
+}
+
+// timeout returns the error of a write that was not decided in time. Without a leader etcd does not even
+// begin, and lets the deadline speak for itself.
+func (m *Member) timeout() error {
+	if m.cons.Status().Lead == 0 {
+		return context.DeadlineExceeded
+	}
+	return etcdapi.ErrTimeout
+}
+
+// Read implements etcdapi.Member.
+func (m *Member) Read(ctx context.Context, linearizable bool) (*state.View, error) {
+	if linearizable && !m.cons.Status().SoleVoter {
+		if err := m.readIndex(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return m.state.View(), nil
+}
+
+// readIndex returns when the state has applied everything that was acknowledged before the call.
+func (m *Member) readIndex(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, m.patience)
+	defer cancel()
+	type position struct {
+		index uint64
+		err   error
+	}
+	got := make(chan position, 1)
+	m.cons.ReadIndex(func(index uint64, err error) { got <- position{index, err} })
+	var p position
+	select {
+	case p = <-got:
+	case <-ctx.Done():
+		return m.readTimeout(ctx)
+	}
+	if p.err != nil {
+		if errors.Is(p.err, consensus.ErrTimeout) {
+			return etcdapi.ErrTimeout
+		}
+		return p.err
+	}
+	reached, forget := m.applier.applied.wait(p.index)
+	defer forget()
+	select {
+	case <-reached:
+		return nil
+	case <-ctx.Done():
+		return m.readTimeout(ctx)
+	case <-m.stopping:
+		return consensus.ErrStopped
+	}
+}
+
+func (m *Member) readTimeout(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
+	}
+	return etcdapi.ErrTimeout
+}
+
+// Header implements etcdapi.Member.
+func (m *Member) Header() etcdapi.Header {
+	return etcdapi.Header{Cluster: m.id.cluster, Member: m.id.member, Term: m.cons.Status().Term}
+}
+
+// HasLeader implements rpc.Membership.
+func (m *Member) HasLeader() bool { return m.cons.Status().Lead != 0 }
+
+// IsLearner implements rpc.Membership.
+func (m *Member) IsLearner() bool { return m.cons.Status().IsLearner }

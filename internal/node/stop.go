@@ -1,0 +1,68 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/dolmen-io/dolmen/internal/consensus"
+)
+
+// drainPatience bounds the first two phases of a stop: what is in flight may take as long as a request
+// may. closePatience is what a failed member gives its requests.
+const closePatience = time.Second
+
+// shutdown stops the member in four phases: refuse new work, drain what is in flight, stop the parts in
+// reverse order of their start, flush and close. After a failure there is nothing worth waiting for, and
+// nothing is written any more.
+func (m *Member) shutdown(failed bool) {
+	m.stop.Do(func() { close(m.stopping) })
+	m.lg.Info("closing etcd server", zap.String("name", m.cfg.Name), zap.String("data-dir", m.cfg.DataDir))
+	patience := m.patience
+	if failed {
+		patience = closePatience
+		m.pending.stop(consensus.ErrStopped)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := m.front.shutdown(ctx); err != nil {
+		m.lg.Warn("some requests were cut off", zap.Error(err))
+	}
+	if !failed {
+		m.lg.Info("skipped leadership transfer of single-node cluster", zap.Uint64("local-member-id", m.id.member))
+		m.checkpointAll(ctx)
+	}
+	m.pending.stop(consensus.ErrStopped)
+	m.background.end()
+	if !failed {
+		if err := m.flusher.flush(); err != nil {
+			m.fail(err)
+		}
+	}
+	m.core.end()
+	if err := m.close(); err != nil {
+		m.fail(err)
+	}
+	m.lg.Info("closed etcd server", zap.String("name", m.cfg.Name), zap.String("data-dir", m.cfg.DataDir))
+}
+
+// close releases what is open. Consensus closes the raft log itself.
+func (m *Member) close() error {
+	var errs []error
+	if m.eng != nil {
+		errs = append(errs, m.eng.Close())
+	}
+	if m.dir != nil {
+		errs = append(errs, m.dir.close())
+	}
+	return errors.Join(errs...)
+}
+
+// abandon undoes an Open that failed halfway.
+func (m *Member) abandon() error {
+	m.background.end()
+	m.core.end()
+	return errors.Join(m.front.close(), m.close())
+}

@@ -1,0 +1,201 @@
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
+	"go.uber.org/zap"
+
+	"github.com/dolmen-io/dolmen/internal/config"
+	"github.com/dolmen-io/dolmen/internal/engine"
+	"github.com/dolmen-io/dolmen/internal/engine/memory"
+	"github.com/dolmen-io/dolmen/internal/engine/pebble"
+)
+
+// The data directory:
+//
+//	<data-dir>/member/FORMAT     what wrote the directory, and in which format
+//	<data-dir>/member/LOCK       held while a member runs
+//	<data-dir>/member/engine/    the engine's files
+//	<data-dir>/member/wal/       the raft log, in etcd's format (elsewhere with --wal-dir)
+const (
+	formatFile = "FORMAT"
+	lockFile   = "LOCK"
+	engineDir  = "engine"
+	walDir     = "wal"
+
+	// formatVersion grows when an older version could not read the directory any more.
+	formatVersion = 1
+)
+
+// format is the content of the FORMAT file.
+type format struct {
+	Product string `json:"product"`
+	Format  int    `json:"format"`
+	Engine  string `json:"engine"`
+}
+
+// directory is a data directory that this process holds.
+type directory struct {
+	member, wal string
+	lock        *fileutil.LockedFile
+}
+
+// lockPatience is how long a start waits in silence for another process to leave the directory.
+const lockPatience = 10 * time.Second
+
+// openDirectory makes or checks the data directory and locks it, waiting for as long as another process
+// holds it: that is usually the member before, on its way out.
+func openDirectory(cfg *config.Config, lg *zap.Logger) (*directory, error) {
+	d := &directory{member: filepath.Join(cfg.DataDir, "member"), wal: cfg.WALDir}
+	if d.wal == "" {
+		d.wal = filepath.Join(d.member, walDir)
+	}
+	if err := checkForeign(cfg.DataDir, d.member); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(d.member, fileutil.PrivateDirMode); err != nil {
+		return nil, fmt.Errorf("make the data directory: %w", err)
+	}
+	warnInvalidFiles(cfg.DataDir, lg)
+	if err := d.acquire(lg); err != nil {
+		return nil, err
+	}
+	if err := d.checkFormat(cfg.StorageEngine); err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	return d, nil
+}
+
+// checkForeign refuses directories of etcd's.
+func checkForeign(data, member string) error {
+	if exists(filepath.Join(data, "proxy")) {
+		return fmt.Errorf("%w: %s holds the data of an etcd v2 proxy", ErrForeign, data)
+	}
+	if exists(filepath.Join(member, formatFile)) {
+		return nil
+	}
+	if db := filepath.Join(member, "snap", "db"); exists(db) {
+		return fmt.Errorf("%w: %s is the database of an etcd member, which this version cannot import; start with another --data-dir",
+			ErrForeign, db)
+	}
+	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// warnInvalidFiles says what else lies in the data directory: it is probably there by mistake.
+func warnInvalidFiles(data string, lg *zap.Logger) {
+	entries, err := os.ReadDir(data)
+	if err != nil {
+		return // what matters of the directory is opened next, and reports
+	}
+	for _, e := range entries {
+		if e.Name() != "member" && e.Name() != "fixtures" {
+			lg.Warn("found invalid file under data directory", zap.String("filename", e.Name()), zap.String("data-dir", data))
+		}
+	}
+}
+
+func (d *directory) acquire(lg *zap.Logger) error {
+	path := filepath.Join(d.member, lockFile)
+	locked, err := fileutil.TryLockFile(path, os.O_WRONLY|os.O_CREATE, fileutil.PrivateFileMode)
+	if errors.Is(err, fileutil.ErrLocked) {
+		lg.Info("waiting for another process to leave the data directory", zap.String("path", path))
+		warn := time.AfterFunc(lockPatience, func() {
+			lg.Warn("the data directory is still locked by another process; stop it, or start with another --data-dir",
+				zap.String("path", path), zap.Duration("waited", lockPatience))
+		})
+		locked, err = fileutil.LockFile(path, os.O_WRONLY|os.O_CREATE, fileutil.PrivateFileMode)
+		warn.Stop()
+	}
+	if err != nil {
+		return fmt.Errorf("lock the data directory %s: %w", d.member, err)
+	}
+	d.lock = locked
+	return nil
+}
+
+func (d *directory) checkFormat(engineName string) error {
+	path := filepath.Join(d.member, formatFile)
+	want := format{Product: "dolmen", Format: formatVersion, Engine: engineName}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return writeFormat(path, want)
+	}
+	if err != nil {
+		return fmt.Errorf("read the format of the data directory: %w", err)
+	}
+	var got format
+	switch err := json.Unmarshal(b, &got); {
+	case err != nil || got.Product != want.Product:
+		return fmt.Errorf("%w: %s does not say that dolmen wrote it, it says %.80q", ErrForeign, path, b)
+	case got.Format > formatVersion:
+		return fmt.Errorf("%w: %s says format %d, this version knows up to %d; start the version that wrote it, or a newer one",
+			ErrForeign, path, got.Format, formatVersion)
+	case got.Engine != engineName:
+		return fmt.Errorf("%w: %s was written by the %s engine; start with --storage-engine=%s",
+			ErrMismatch, d.member, got.Engine, got.Engine)
+	}
+	return nil
+}
+
+// writeFormat writes the file as a whole or not at all: a crash must not leave half of it.
+func writeFormat(path string, f format) error {
+	b, err := json.Marshal(f)
+	if err != nil {
+		return fmt.Errorf("write the format of the data directory: %w", err)
+	}
+	tmp := path + ".tmp"
+	file, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, fileutil.PrivateFileMode)
+	if err != nil {
+		return fmt.Errorf("write the format of the data directory: %w", err)
+	}
+	_, err = file.Write(append(b, '\n'))
+	err = errors.Join(err, file.Sync(), file.Close())
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err == nil {
+		err = syncDirectory(filepath.Dir(path))
+	}
+	if err != nil {
+		return fmt.Errorf("write the format of the data directory: %w", err)
+	}
+	return nil
+}
+
+func syncDirectory(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+func (d *directory) close() error { return d.lock.Close() }
+
+// openEngine opens the configured engine. fatal is called when it cannot go on.
+func (d *directory) openEngine(name string, lg *zap.Logger, fatal func(error)) (engine.Engine, error) {
+	path := filepath.Join(d.member, engineDir)
+	var eng engine.Engine
+	var err error
+	if name == config.EngineMemory {
+		eng, err = memory.Open(path, memory.Options{Logger: lg})
+	} else {
+		eng, err = pebble.Open(path, pebble.Options{Logger: lg, Fatal: fatal})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the %s engine in %s: %w", name, path, err)
+	}
+	return eng, nil
+}

@@ -1,0 +1,213 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/dolmen-io/dolmen/internal/alarm"
+	"github.com/dolmen-io/dolmen/internal/engine"
+	"github.com/dolmen-io/dolmen/internal/lease"
+	"github.com/dolmen-io/dolmen/internal/membership"
+	"github.com/dolmen-io/dolmen/internal/mvcc"
+	"github.com/dolmen-io/dolmen/internal/watch"
+)
+
+// Config is what a State needs to know besides the engine's content. It must be the same on all members.
+type Config struct {
+	// MinTTL is the least time to live of a lease in seconds.
+	MinTTL int64
+	// MaxLearners is how many members may be learners at a time.
+	MaxLearners int
+	// Progress, if set, is called now and then while opening with the number of revisions read.
+	Progress func(revisions int64)
+}
+
+// State is the state machine. Apply, RemoveSome and what they use belong to one goroutine, the applier;
+// View and Leases may be called from any.
+type State struct {
+	eng     engine.Engine
+	store   *mvcc.Store
+	leases  *lease.Table
+	members *membership.Table
+	alarms  *alarm.Table
+
+	applied   Applied
+	conf      []byte // applied.Conf, encoded
+	batch     engine.Batch
+	published atomic.Pointer[View]
+	// retired are views that were replaced while somebody read them.
+	retired []*View
+}
+
+// View is all of the state at the end of one turn. It never changes.
+type View struct {
+	KV      *mvcc.View
+	Members *membership.View
+	Alarms  *alarm.View
+	Applied Applied
+
+	pins atomic.Int64
+}
+
+// Release ends the use of a view that State.View returned.
+func (v *View) Release() { v.pins.Add(-1) }
+
+// Open builds the state from what the engine holds: nothing, or what a member left there.
+func Open(eng engine.Engine, cfg Config) (_ *State, err error) {
+	s := &State{eng: eng}
+	if err := s.load(cfg); err != nil {
+		return nil, fmt.Errorf("state: open: %w", err)
+	}
+	s.publish()
+	return s, nil
+}
+
+func (s *State) load(cfg Config) (err error) {
+	sn, err := s.eng.Snapshot()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, sn.Close()) }()
+	if s.applied, err = readApplied(sn.Get(appliedKey)); err != nil {
+		return err
+	}
+	if s.conf, err = proto.Marshal(s.applied.Conf); err != nil {
+		return err
+	}
+	if s.members, err = membership.Load(sn, cfg.MaxLearners); err != nil {
+		return err
+	}
+	if s.alarms, err = alarm.Load(sn); err != nil {
+		return err
+	}
+	if s.leases, err = lease.Load(sn, cfg.MinTTL); err != nil {
+		return err
+	}
+	var failed error
+	s.store, err = mvcc.Load(s.eng, cfg.Progress, func(a mvcc.Attachment) {
+		// A key may name a lease that is not there in data taken over from elsewhere: it stays without.
+		if err := s.leases.Attach(a.Lease, string(a.Key)); err != nil && !errors.Is(err, lease.ErrNotFound) {
+			failed = errors.Join(failed, err)
+		}
+	})
+	return errors.Join(err, failed)
+}
+
+// Applied returns the position of the last applied entry. It belongs to the applier.
+func (s *State) Applied() Applied { return s.applied }
+
+// Leases returns the lease table, whose reading methods may be called from any goroutine.
+func (s *State) Leases() *lease.Table { return s.leases }
+
+// LoadedLeases returns, once after Open, all leases as changes from nothing, for an Expiry to begin with.
+func (s *State) LoadedLeases() []lease.Change { return s.leases.Changes() }
+
+// View returns the newest view. The caller must Release it soon: while it is held, compaction removes
+// nothing that it can read.
+func (s *State) View() *View {
+	for {
+		v := s.published.Load()
+		v.pins.Add(1)
+		if s.published.Load() == v {
+			return v
+		}
+		// Replaced in between: the applier may not have seen the pin.
+		v.pins.Add(-1)
+	}
+}
+
+// publish makes the state visible to readers. The batch must have been committed.
+func (s *State) publish() *View {
+	v := &View{KV: s.store.Publish(), Members: s.members.Snapshot(), Alarms: s.alarms.Snapshot(), Applied: s.applied}
+	old := s.published.Swap(v)
+	kept := s.retired[:0]
+	for _, r := range s.retired {
+		if r.pins.Load() != 0 {
+			kept = append(kept, r)
+		}
+	}
+	clear(s.retired[len(kept):])
+	s.retired = kept
+	if old != nil && old.pins.Load() != 0 {
+		s.retired = append(s.retired, old)
+	}
+	return v
+}
+
+// oldestRead returns the revision of the oldest view that may still be read from.
+func (s *State) oldestRead() int64 {
+	for _, v := range s.retired {
+		if v.pins.Load() != 0 {
+			return v.KV.Current()
+		}
+	}
+	return s.published.Load().KV.Current()
+}
+
+// commit ends a turn: everything it changed, and the position it led to, in one engine batch.
+func (s *State) commit() (*View, error) {
+	s.batch.Put(appliedKey, s.applied.encode(s.conf))
+	err := s.eng.Commit(&s.batch)
+	s.batch.Reset()
+	if err != nil {
+		return nil, fmt.Errorf("state: commit at index %d: %w", s.applied.Index, err)
+	}
+	return s.publish(), nil
+}
+
+// Removal is what RemoveSome did.
+type Removal struct {
+	// Removed is the number of revisions.
+	Removed int
+	// Finished is the compaction revision that was completed, 0 if none.
+	Finished int64
+	// Waiting says that a reader still uses what is to be removed; try again later.
+	Waiting bool
+}
+
+// RemovalDue says whether RemoveSome has work to do.
+func (s *State) RemovalDue() bool {
+	_, due := s.store.RemovalDue()
+	return due
+}
+
+// RemoveSome removes up to about limit revisions that compaction has made unreadable, in a batch of its
+// own.
+func (s *State) RemoveSome(limit int) (Removal, error) {
+	below, due := s.store.RemovalDue()
+	if !due {
+		return Removal{}, nil
+	}
+	if s.oldestRead() < below {
+		return Removal{Waiting: true}, nil
+	}
+	s.store.Begin(&s.batch)
+	done := s.store.RemoveSome(limit)
+	_, err := s.commit()
+	return Removal{Removed: done.Revisions, Finished: done.Finished}, err
+}
+
+// Events reads the history of the newest view for watchers. It returns watch.ErrCompacted when some of
+// what was asked for is gone.
+func (s *State) Events(from, to int64, key, end []byte, fn func(watch.Event) bool) error {
+	v := s.View()
+	defer v.Release()
+	err := v.KV.Events(from, to, key, end, fn)
+	if errors.Is(err, mvcc.ErrCompacted) {
+		return watch.ErrCompacted
+	}
+	return err
+}
+
+// Revisions returns the current and the compacted revision of the newest view.
+func (s *State) Revisions() (current, compacted int64) {
+	kv := s.published.Load().KV
+	return kv.Current(), kv.Compacted()
+}
+
+// Removed returns the revision up to which compaction had removed everything when the state was opened, 0
+// for none.
+func (s *State) Removed() uint64 { return uint64(max(s.store.Finished(), 0)) }
