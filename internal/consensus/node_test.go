@@ -2,7 +2,6 @@ package consensus
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -24,7 +23,8 @@ type fakeLog struct {
 		mark    position
 		release uint64
 		closed  bool
-		err     error
+		err     error // of Append
+		markErr error
 	}
 	gate chan struct{}
 }
@@ -52,7 +52,7 @@ func (l *fakeLog) Mark(index, term uint64, _ *raftpb.ConfState) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mu.mark = position{index, term}
-	return l.mu.err
+	return l.mu.markErr
 }
 
 func (l *fakeLog) Release(index uint64) error {
@@ -117,7 +117,7 @@ func (a *applier) run(t testing.TB, n *Node, reject func(*raftpb.ConfChange) boo
 	}
 }
 
-// data waits until a proposal with this data is applied.
+// wait waits until a proposal with this data is applied.
 func (a *applier) wait(t testing.TB, data string) {
 	t.Helper()
 	deadline := time.After(10 * time.Second)
@@ -138,11 +138,12 @@ func (a *applier) wait(t testing.TB, data string) {
 	}
 }
 
-// member is a running node with its log and applier.
+// runningNode is a node with its log and applier.
 type runningNode struct {
 	*Node
 	log     *fakeLog
 	applier *applier
+	ended   chan struct{} // closed when Run has returned
 	stop    func() error
 }
 
@@ -159,10 +160,10 @@ func start(t testing.TB, change func(*Config)) *runningNode {
 	}
 	n, err := Open(cfg)
 	require.NoError(t, err)
-	m := &runningNode{Node: n, log: log, applier: &applier{grown: make(chan struct{}, 1)}}
+	m := &runningNode{Node: n, log: log, applier: &applier{grown: make(chan struct{}, 1)}, ended: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	ran, drained := make(chan error, 1), make(chan struct{})
-	go func() { ran <- n.Run(ctx) }()
+	go func() { ran <- n.Run(ctx); close(m.ended) }()
 	go func() { m.applier.run(t, n, nil); close(drained) }()
 	m.stop = sync.OnceValue(func() error {
 		cancel()
@@ -206,16 +207,4 @@ func TestSingleVoterProposesReadsAndStops(t *testing.T) {
 	require.Equal(t, uint64(1), ents[0].GetTerm())
 	require.Equal(t, []uint64{1}, m.applier.mu.conf.GetVoters())
 	require.Equal(t, uint64(3), m.log.mu.hs.GetCommit(), "the commit index is written at the end")
-}
-
-func TestLogFailureEndsRun(t *testing.T) {
-	m := start(t, nil)
-	require.NoError(t, m.Propose(Proposal{Data: []byte("a")}))
-	m.applier.wait(t, "a")
-	broken := errors.New("disk on fire")
-	m.log.fail(broken)
-	require.NoError(t, m.Propose(Proposal{Data: []byte("b")}))
-	for range m.Committed() { //nolint:revive // until it is closed
-	}
-	require.ErrorIs(t, m.stop(), broken)
 }
