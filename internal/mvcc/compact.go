@@ -36,7 +36,8 @@ func (s *Store) Compact(main int64) error {
 }
 
 // RemovalDue says whether RemoveSome has work, and below which revision it removes. The caller must not
-// call RemoveSome while a View older than that revision is in use.
+// call RemoveSome while a View is in use whose Compacted is lower: that view still answers for what would
+// be removed.
 func (s *Store) RemovalDue() (below int64, due bool) {
 	if s.removal.active {
 		return s.removal.target, true

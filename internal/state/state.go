@@ -137,14 +137,16 @@ func (s *State) publish() *View {
 	return v
 }
 
-// oldestRead returns the revision of the oldest view that may still be read from.
-func (s *State) oldestRead() int64 {
+// readableFrom returns the oldest revision that any view in use may still be asked for: a view does not
+// learn of compactions that come after it.
+func (s *State) readableFrom() int64 {
+	oldest := s.published.Load().KV.Compacted()
 	for _, v := range s.retired {
 		if v.pins.Load() != 0 {
-			return v.KV.Current()
+			oldest = min(oldest, v.KV.Compacted())
 		}
 	}
-	return s.published.Load().KV.Current()
+	return oldest
 }
 
 // commit ends a turn: everything it changed, and the position it led to, in one engine batch.
@@ -181,7 +183,7 @@ func (s *State) RemoveSome(limit int) (Removal, error) {
 	if !due {
 		return Removal{}, nil
 	}
-	if s.oldestRead() < below {
+	if s.readableFrom() < below {
 		return Removal{Waiting: true}, nil
 	}
 	s.store.Begin(&s.batch)
