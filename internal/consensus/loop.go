@@ -206,13 +206,14 @@ func (l *loop) handOut(eff effects) {
 // publish stores the status if it has changed.
 func (l *loop) publish() {
 	c := l.core
-	s := &Status{ID: c.id, Lead: c.soft.Lead, Term: c.term, Commit: c.commit, Applied: c.applied.applied,
+	s := Status{ID: c.id, Lead: c.soft.Lead, Term: c.term, Commit: c.commit, Applied: c.applied.applied,
 		RaftState: c.soft.RaftState, Voters: c.conf.GetVoters(), SoleVoter: c.soleVoterReads()}
 	for _, id := range c.conf.GetLearners() {
 		s.IsLearner = s.IsLearner || id == c.id
 	}
 	if old := l.node.status.Load(); old == nil || !s.equal(old) {
-		l.node.status.Store(s)
+		changed := s // the only allocation, and only of a change
+		l.node.status.Store(&changed)
 	}
 }
 

@@ -202,7 +202,8 @@ const (
 	refused                 // it is not and will not be: a leader transfer is under way, or we are no member
 )
 
-func (c *core) hasLeader() bool { return c.rn.BasicStatus().Lead != raft.None }
+// hasLeader reports whether a leader was known at the end of the last turn.
+func (c *core) hasLeader() bool { return c.soft.Lead != raft.None }
 
 // propose offers entries to raft in one message. It returns the verdict on all of them, and the positions of those
 // accepted ones that raft turned into empty entries because another conf change is pending; these may be offered
@@ -245,8 +246,7 @@ func (c *core) holdsConfChanges() bool { return c.applied.applied < c.heldConfCh
 // term is committed. raft itself asks for the latter only when there are other voters; but also the commit index of
 // a sole voter that has restarted can lie behind what was acknowledged before, until it has committed anew.
 func (c *core) canRead() bool {
-	st := c.rn.BasicStatus()
-	return st.Lead != raft.None && (st.Lead != c.id || c.committedTerm == st.GetTerm())
+	return c.hasLeader() && (c.soft.Lead != c.id || c.committedTerm == c.term)
 }
 
 // readIndex starts or repeats the read-index round with this id.
