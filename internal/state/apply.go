@@ -26,6 +26,10 @@ func (s *State) Apply(entries []Entry) (*Turn, error) {
 		if e.Index != s.applied.Index+1 {
 			return nil, fmt.Errorf("state: entry %d follows entry %d", e.Index, s.applied.Index)
 		}
+		if e.Conf != nil && i != len(entries)-1 {
+			// Raft must take the change before anything after it is applied.
+			return nil, fmt.Errorf("state: entry %d is a membership change but not the last of its turn", e.Index)
+		}
 		if err := s.applyEntry(t, e); err != nil {
 			return nil, fmt.Errorf("state: apply entry %d of term %d: %w", e.Index, e.Term, err)
 		}
