@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,7 +29,7 @@ func TestAcknowledgedSurvivesACopyOfTheLog(t *testing.T) {
 	defer func() { etcdwal.SegmentSizeBytes = size }()
 	dir := filepath.Join(t.TempDir(), "wal")
 	before := []string{}
-	for life := range 10 {
+	for life := range 6 {
 		n := openOnLog(t, dir)
 		ctx, cancel := context.WithCancel(context.Background())
 		var running sync.WaitGroup
@@ -39,22 +38,25 @@ func TestAcknowledgedSurvivesACopyOfTheLog(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		a := &appliedData{}
+		a := &appliedData{outstanding: make(chan struct{}, 64)}
 		running.Go(func() { a.run(t, n) })
-		var stop atomic.Bool
 		running.Go(func() {
-			for i := 0; !stop.Load(); i++ {
+			for i := 0; ; i++ {
+				select {
+				case <-ctx.Done():
+					return
+				case a.outstanding <- struct{}{}:
+				}
 				if n.Propose(consensus.Proposal{Data: fmt.Appendf(nil, "%d/%d %0*d", life, i, i%700, 0)}) != nil {
-					time.Sleep(time.Millisecond) // the queue is full
+					return
 				}
 			}
 		})
-		require.Eventually(t, func() bool { return len(a.get()) > len(before)+500*(life+1) }, 20*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return len(a.get()) > len(before)+300 }, 20*time.Second, time.Millisecond)
 		require.Equal(t, before, a.get()[:len(before)], "life %d", life)
 		before = a.get()
 		crashed := filepath.Join(t.TempDir(), "wal")
 		copySegments(t, dir, crashed)
-		stop.Store(true)
 		cancel()
 		running.Wait()
 		dir = crashed
@@ -97,7 +99,8 @@ func openOnLog(t *testing.T, dir string) *consensus.Node {
 
 // appliedData is an engine that remembers the data of what it applied.
 type appliedData struct {
-	mu struct {
+	outstanding chan struct{} // a token for each proposal under way
+	mu          struct {
 		sync.Mutex
 		data []string
 	}
@@ -122,6 +125,10 @@ func (a *appliedData) run(t *testing.T, n *consensus.Node) {
 				changes = append(changes, cc)
 			} else if len(e.GetData()) > 0 {
 				a.mu.data = append(a.mu.data, string(e.GetData()))
+				select {
+				case <-a.outstanding:
+				default: // proposed in an earlier life
+				}
 			}
 		}
 		a.mu.Unlock()
