@@ -93,7 +93,9 @@ func (l *loop) run(ctx context.Context) (err error) {
 			l.tick()
 		case <-l.node.inbox.wake:
 		}
-		if in, err = l.node.inbox.take(in); err != nil {
+		in, err = l.node.inbox.take(in)
+		l.accept(&in)
+		if err != nil {
 			return err
 		}
 		if err := l.turn(&in); err != nil {
@@ -121,6 +123,14 @@ func (l *loop) tick() {
 	}
 }
 
+// accept takes over what somebody waits for, before anything can fail: stop ends all of it.
+func (l *loop) accept(in *arrivals) {
+	for _, p := range in.proposals {
+		l.waiting = append(l.waiting, waitingProposal{Proposal: p, since: l.now})
+	}
+	l.reads.add(l.now, in.reads)
+}
+
 // turn takes what has come in and hands out what follows from it.
 func (l *loop) turn(in *arrivals) error {
 	l.node.counters.Turns.Add(1)
@@ -146,11 +156,7 @@ func (l *loop) turn(in *arrivals) error {
 	if err := l.core.maybeCampaign(); err != nil {
 		return err
 	}
-	for _, p := range in.proposals {
-		l.waiting = append(l.waiting, waitingProposal{Proposal: p, since: l.now})
-	}
 	l.propose()
-	l.reads.add(l.now, in.reads)
 	if len(l.reads.waiting) > 0 && l.core.canRead() {
 		if id, ok := l.reads.start(l.now); ok {
 			l.node.counters.ReadRounds.Add(1)
@@ -314,12 +320,9 @@ func (l *loop) fail(rs []reader, err error) {
 // stop ends everything that waits.
 func (l *loop) stop() {
 	in := l.node.inbox.stop()
-	for _, p := range in.proposals {
-		l.waiting = append(l.waiting, waitingProposal{Proposal: p})
-	}
+	l.accept(&in)
 	l.drop(l.waiting, ErrStopped)
 	l.waiting = nil
-	l.reads.add(l.now, in.reads)
 	l.fail(l.reads.abandoned(), ErrStopped)
 	waiting := l.reads.waiting
 	l.reads.waiting = nil

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -28,6 +29,19 @@ func TestLogFailureEndsRun(t *testing.T) {
 	require.Equal(t, "write the raft log: disk on fire", err.Error(), "it is reported once")
 	require.True(t, m.log.mu.closed)
 	require.Error(t, m.Run(context.Background()), "it runs once")
+}
+
+// TestFailureEndsWhatHasJustArrived fails the loop before it has looked at a proposal and a read.
+func TestFailureEndsWhatHasJustArrived(t *testing.T) {
+	n, err := Open(Config{ID: 1, Log: &fakeLog{}, TickInterval: time.Second, ElectionTicks: 10, HeartbeatTicks: 1, Logger: zap.NewNop()})
+	require.NoError(t, err)
+	var ends []error
+	require.NoError(t, n.Propose(Proposal{Dropped: func(err error) { ends = append(ends, err) }}))
+	n.ReadIndex(func(_ uint64, err error) { ends = append(ends, err) })
+	broken := errors.New("disk on fire")
+	n.inbox.fail(broken)
+	require.ErrorIs(t, n.Run(context.Background()), broken)
+	require.Equal(t, []error{ErrStopped, ErrStopped}, ends)
 }
 
 func TestCheckpointMarksReleasesAndCompacts(t *testing.T) {

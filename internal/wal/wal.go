@@ -159,8 +159,11 @@ func read(lg *zap.Logger, dir string, mark *walpb.Snapshot) (w *wal.WAL, r *Rest
 		return nil, nil, damage(err)
 	}
 	var md etcdserverpb.Metadata
-	if err := proto.Unmarshal(data, &md); err != nil || len(data) == 0 {
-		return nil, nil, fmt.Errorf("%w: its metadata cannot be read: %w; %s", ErrCorrupt, err, advice)
+	if len(data) == 0 {
+		return nil, nil, fmt.Errorf("%w: its segments have no metadata; %s", ErrCorrupt, advice)
+	}
+	if err := proto.Unmarshal(data, &md); err != nil {
+		return nil, nil, fmt.Errorf("%w: its metadata cannot be decoded: %w; %s", ErrCorrupt, err, advice)
 	}
 	r = &Restored{Metadata: Metadata{NodeID: md.GetNodeID(), ClusterID: md.GetClusterID()},
 		Mark: Mark{Index: mark.GetIndex(), Term: mark.GetTerm()}, Entries: ents}

@@ -322,6 +322,34 @@ func TestMissingSegmentIsRefused(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
+func TestForeignMetadataIsRefused(t *testing.T) {
+	smallSegments(t, 64<<10)
+	for want, data := range map[string][]byte{"have no metadata": nil, "cannot be decoded": []byte("not a message")} {
+		dir := filepath.Join(t.TempDir(), "wal")
+		w, err := wal.Create(zap.NewNop(), dir, data)
+		require.NoError(t, err)
+		require.NoError(t, w.Close())
+		_, _, err = Open(zap.NewNop(), dir, 0, Options{})
+		require.ErrorIs(t, err, ErrCorrupt)
+		require.ErrorContains(t, err, want)
+	}
+}
+
+// TestFailuresAreReported uses a log that is closed.
+func TestFailuresAreReported(t *testing.T) {
+	smallSegments(t, 64<<10)
+	l, dir := create(t, Options{})
+	require.NoError(t, l.Append(hardState(1, 7, 0), entries(1, 1, 1)))
+	require.NoError(t, l.Close())
+	err := l.Append(nil, entries(1, 2, 2))
+	require.ErrorContains(t, err, "append to raft log "+dir)
+	require.ErrorContains(t, l.Mark(1, 1, &raftpb.ConfState{}), "raft log "+dir)
+	require.Error(t, l.Close())
+
+	_, err = Create(zap.NewNop(), filepath.Join(dir, "0000000000000000-0000000000000000.wal", "below a file"), testMetadata, Options{})
+	require.ErrorContains(t, err, "create raft log")
+}
+
 func FuzzOpenMangled(f *testing.F) {
 	smallSegments(f, 8<<10)
 	image, ends := torn(f)
