@@ -76,3 +76,6 @@ func toStatus(err error) error {
 	}
 	return status.Error(codes.Unknown, err.Error())
 }
+
+// Message returns the text by which clients know an error.
+func Message(err error) string { return status.Convert(toStatus(err)).Message() }
