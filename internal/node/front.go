@@ -92,6 +92,7 @@ func bind(u url.URL) (net.Listener, error) {
 func (f *front) build(m *Member) (err error) {
 	f.rpc, err = rpc.New(rpc.Config{
 		MaxRequestBytes:      m.cfg.MaxRequestBytes,
+		MaxConnections:       maxConnections(),
 		MaxConcurrentStreams: m.cfg.GRPC.MaxConcurrentStreams,
 		KeepAliveMinTime:     m.cfg.GRPC.KeepAliveMinTime,
 		KeepAliveInterval:    m.cfg.GRPC.KeepAliveInterval,

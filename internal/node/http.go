@@ -21,7 +21,10 @@ func (f *front) handlers(m *Member) error {
 	h, err := httpapi.New(httpapi.Config{
 		Backend: web{m}, Logger: f.lg, Registry: f.registry, Process: prometheus.DefaultGatherer,
 		ProbeTimeout: m.patience,
-		Vars:         map[string]func() any{"raft.status": func() any { return m.cons.Status() }},
+		Vars: map[string]func() any{
+			"raft.status":           func() any { return m.cons.Status() },
+			"file_descriptor_limit": func() any { return openFileLimit() },
+		},
 		Pprof:        m.cfg.EnablePprof || f.lg.Core().Enabled(zap.DebugLevel),
 		CORS:         m.cfg.CORS, HostWhitelist: m.cfg.HostWhitelist,
 	})
