@@ -6,9 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"go.etcd.io/raft/v3"
-	"go.uber.org/zap"
-
 	"github.com/dolmen-io/dolmen/internal/config"
 	"github.com/dolmen-io/dolmen/internal/consensus"
 	"github.com/dolmen-io/dolmen/internal/membership"
@@ -21,22 +18,21 @@ type identity struct{ member, cluster uint64 }
 
 // openLog opens the raft log, or makes it for a member of a new cluster, and returns what consensus
 // starts from.
-func openLog(cfg *config.Config, d *directory, applied state.Applied, lg *zap.Logger) (identity, consensus.Config, error) {
-	opts := wal.Options{UnsafeNoFsync: cfg.UnsafeNoFsync, MaxWALs: cfg.MaxWALs}
+func openLog(cfg *config.Config, d disk, applied state.Applied) (identity, consensus.Config, error) {
 	members, self, err := initialMembers(cfg)
-	if wal.Exist(d.wal) {
-		return reopenLog(d, applied, opts, lg, members)
+	if d.hasLog() {
+		return reopenLog(d, applied, members)
 	}
 	if applied.Index != 0 {
 		return identity{}, consensus.Config{}, fmt.Errorf(
 			"%w: the engine has applied index %d but there is no raft log in %s; give the --wal-dir that the member had, or restore it from a backup",
-			ErrMismatch, applied.Index, d.wal)
+			ErrMismatch, applied.Index, walDirectory(cfg))
 	}
 	if err != nil {
 		return identity{}, consensus.Config{}, err
 	}
 	id := identity{member: self.ID, cluster: membership.ClusterID(members)}
-	log, err := wal.Create(lg, d.wal, wal.Metadata{NodeID: id.member, ClusterID: id.cluster}, opts)
+	log, err := d.createLog(wal.Metadata{NodeID: id.member, ClusterID: id.cluster})
 	if err != nil {
 		return identity{}, consensus.Config{}, err
 	}
@@ -47,8 +43,8 @@ func openLog(cfg *config.Config, d *directory, applied state.Applied, lg *zap.Lo
 	return id, consensus.Config{ID: id.member, Log: log, Bootstrap: peers}, nil
 }
 
-func reopenLog(d *directory, applied state.Applied, opts wal.Options, lg *zap.Logger, members []membership.Member) (identity, consensus.Config, error) {
-	log, restored, err := wal.Open(lg, d.wal, applied.Index, opts)
+func reopenLog(d disk, applied state.Applied, members []membership.Member) (identity, consensus.Config, error) {
+	log, restored, err := d.openLog(applied.Index)
 	if err != nil {
 		return identity{}, consensus.Config{}, err
 	}
@@ -98,14 +94,14 @@ func initialMembers(cfg *config.Config) (members []membership.Member, self membe
 
 // bootstrapPeers returns the initial members as raft writes them to the beginning of the log. Their
 // names are published later, when each has started.
-func bootstrapPeers(members []membership.Member) ([]raft.Peer, error) {
-	peers := make([]raft.Peer, 0, len(members))
+func bootstrapPeers(members []membership.Member) ([]consensus.Peer, error) {
+	peers := make([]consensus.Peer, 0, len(members))
 	for _, m := range members {
 		context, err := membership.Change{Kind: membership.UpdateNode, Member: m}.Context()
 		if err != nil {
 			return nil, err
 		}
-		peers = append(peers, raft.Peer{ID: m.ID, Context: context})
+		peers = append(peers, consensus.Peer{ID: m.ID, Context: context})
 	}
 	return peers, nil
 }

@@ -30,7 +30,8 @@ type Member struct {
 	// patience is how long a request may take.
 	patience time.Duration
 
-	dir     *directory
+	disk    disk
+	log     consensus.Log // until consensus runs, which then closes it
 	eng     engine.Engine
 	state   *state.State
 	cons    *consensus.Node
@@ -73,6 +74,11 @@ func (g *group) end() {
 // before the member serves; Ready says when it does. ctx bounds the opening and nothing after it. After
 // an error nothing is left running.
 func Open(ctx context.Context, cfg *config.Config, lg *zap.Logger) (*Member, error) {
+	return openOn(ctx, cfg, lg, openDirectory)
+}
+
+// openOn is Open on any disk.
+func openOn(ctx context.Context, cfg *config.Config, lg *zap.Logger, disk opener) (*Member, error) {
 	m := &Member{
 		cfg: cfg, lg: lg, patience: requestBase + 2*cfg.ElectionTimeout,
 		pending: newPending(),
@@ -84,7 +90,7 @@ func Open(ctx context.Context, cfg *config.Config, lg *zap.Logger) (*Member, err
 		return nil, err
 	}
 	m.front = front
-	if err := m.open(); err != nil {
+	if err := m.open(ctx, disk); err != nil {
 		return nil, errors.Join(err, m.abandon())
 	}
 	if err := ctx.Err(); err != nil {
@@ -95,11 +101,11 @@ func Open(ctx context.Context, cfg *config.Config, lg *zap.Logger) (*Member, err
 }
 
 // open opens the storage and builds every part.
-func (m *Member) open() (err error) {
-	if m.dir, err = openDirectory(m.cfg, m.lg); err != nil {
+func (m *Member) open(ctx context.Context, disk opener) (err error) {
+	if m.disk, err = disk(ctx, m.cfg, m.lg); err != nil {
 		return err
 	}
-	if m.eng, err = m.dir.openEngine(m.cfg.StorageEngine, m.lg, m.fail); err != nil {
+	if m.eng, err = m.disk.openEngine(m.fail); err != nil {
 		return err
 	}
 	start := time.Now()
@@ -114,13 +120,13 @@ func (m *Member) open() (err error) {
 		return err
 	}
 	applied := m.state.Applied()
-	id, cons, err := openLog(m.cfg, m.dir, applied, m.lg)
+	id, cons, err := openLog(m.cfg, m.disk, applied)
 	if err != nil {
 		return err
 	}
-	m.id = id
+	m.id, m.log = id, cons.Log
 	if err := m.openConsensus(cons); err != nil {
-		return errors.Join(err, cons.Log.Close())
+		return err
 	}
 	m.logStart(applied)
 	m.build()
@@ -168,6 +174,7 @@ func (m *Member) build() {
 
 // run starts the goroutines. From the bottom up: what writes the log, what applies it, what lives from it.
 func (m *Member) run() {
+	m.log = nil
 	m.start(&m.core, "consensus", m.cons.Run)
 	m.start(&m.core, "applier", func(context.Context) error { return m.applier.run() })
 	m.start(&m.background, "watch", m.hub.Run)

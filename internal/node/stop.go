@@ -48,14 +48,17 @@ func (m *Member) shutdown(failed bool) {
 	m.lg.Info("closed etcd server", zap.String("name", m.cfg.Name), zap.String("data-dir", m.cfg.DataDir))
 }
 
-// close releases what is open. Consensus closes the raft log itself.
+// close releases what is open. Consensus closes the raft log itself if it ran.
 func (m *Member) close() error {
 	var errs []error
+	if m.log != nil {
+		errs = append(errs, m.log.Close())
+	}
 	if m.eng != nil {
 		errs = append(errs, m.eng.Close())
 	}
-	if m.dir != nil {
-		errs = append(errs, m.dir.close())
+	if m.disk != nil {
+		errs = append(errs, m.disk.close())
 	}
 	return errors.Join(errs...)
 }

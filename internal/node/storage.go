@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,9 +14,11 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/dolmen-io/dolmen/internal/config"
+	"github.com/dolmen-io/dolmen/internal/consensus"
 	"github.com/dolmen-io/dolmen/internal/engine"
 	"github.com/dolmen-io/dolmen/internal/engine/memory"
 	"github.com/dolmen-io/dolmen/internal/engine/pebble"
+	"github.com/dolmen-io/dolmen/internal/wal"
 )
 
 // The data directory:
@@ -43,19 +46,35 @@ type format struct {
 
 // directory is a data directory that this process holds.
 type directory struct {
+	lg          *zap.Logger
 	member, wal string
+	engine      string
+	log         wal.Options
 	lock        *fileutil.LockedFile
 }
 
-// lockPatience is how long a start waits in silence for another process to leave the directory.
-const lockPatience = 10 * time.Second
+// lockPatience is how long a start waits in silence for another process to leave the directory, lockPoll
+// how often it looks whether it has left.
+const (
+	lockPatience = 10 * time.Second
+	lockPoll     = 50 * time.Millisecond
+)
 
-// openDirectory makes or checks the data directory and locks it, waiting for as long as another process
-// holds it: that is usually the member before, on its way out.
-func openDirectory(cfg *config.Config, lg *zap.Logger) (*directory, error) {
-	d := &directory{member: filepath.Join(cfg.DataDir, "member"), wal: cfg.WALDir}
-	if d.wal == "" {
-		d.wal = filepath.Join(d.member, walDir)
+func memberDirectory(cfg *config.Config) string { return filepath.Join(cfg.DataDir, "member") }
+
+func walDirectory(cfg *config.Config) string {
+	if cfg.WALDir != "" {
+		return cfg.WALDir
+	}
+	return filepath.Join(memberDirectory(cfg), walDir)
+}
+
+// openDirectory makes or checks the data directory and locks it, waiting until ctx ends while another
+// process holds it: that is usually the member before, on its way out.
+func openDirectory(ctx context.Context, cfg *config.Config, lg *zap.Logger) (disk, error) {
+	d := &directory{
+		lg: lg, member: memberDirectory(cfg), wal: walDirectory(cfg), engine: cfg.StorageEngine,
+		log: wal.Options{UnsafeNoFsync: cfg.UnsafeNoFsync, MaxWALs: cfg.MaxWALs},
 	}
 	if err := checkForeign(cfg.DataDir, d.member); err != nil {
 		return nil, err
@@ -64,10 +83,10 @@ func openDirectory(cfg *config.Config, lg *zap.Logger) (*directory, error) {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
 	warnInvalidFiles(cfg.DataDir, lg)
-	if err := d.acquire(lg); err != nil {
+	if err := d.acquire(ctx); err != nil {
 		return nil, err
 	}
-	if err := d.checkFormat(cfg.StorageEngine); err != nil {
+	if err := d.checkFormat(); err != nil {
 		return nil, errors.Join(err, d.close())
 	}
 	return d, nil
@@ -106,28 +125,39 @@ func warnInvalidFiles(data string, lg *zap.Logger) {
 	}
 }
 
-func (d *directory) acquire(lg *zap.Logger) error {
+func (d *directory) acquire(ctx context.Context) error {
 	path := filepath.Join(d.member, lockFile)
-	locked, err := fileutil.TryLockFile(path, os.O_WRONLY|os.O_CREATE, fileutil.PrivateFileMode)
-	if errors.Is(err, fileutil.ErrLocked) {
-		lg.Info("waiting for another process to leave the data directory", zap.String("path", path))
-		warn := time.AfterFunc(lockPatience, func() {
-			lg.Warn("the data directory is still locked by another process; stop it, or start with another --data-dir",
-				zap.String("path", path), zap.Duration("waited", lockPatience))
-		})
-		locked, err = fileutil.LockFile(path, os.O_WRONLY|os.O_CREATE, fileutil.PrivateFileMode)
-		warn.Stop()
+	start, warned := time.Now(), false
+	ticker := time.NewTicker(lockPoll)
+	defer ticker.Stop()
+	for first := true; ; first = false {
+		locked, err := fileutil.TryLockFile(path, os.O_WRONLY|os.O_CREATE, fileutil.PrivateFileMode)
+		if err == nil {
+			d.lock = locked
+			return nil
+		}
+		if !errors.Is(err, fileutil.ErrLocked) {
+			return fmt.Errorf("lock the data directory %s: %w", d.member, err)
+		}
+		if first {
+			d.lg.Info("waiting for another process to leave the data directory", zap.String("path", path))
+		}
+		if waited := time.Since(start); !warned && waited >= lockPatience {
+			warned = true
+			d.lg.Warn("the data directory is still locked by another process; stop it, or start with another --data-dir",
+				zap.String("path", path), zap.Duration("waited", waited))
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return fmt.Errorf("lock the data directory %s, which another process uses: %w", d.member, ctx.Err())
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("lock the data directory %s: %w", d.member, err)
-	}
-	d.lock = locked
-	return nil
 }
 
-func (d *directory) checkFormat(engineName string) error {
+func (d *directory) checkFormat() error {
 	path := filepath.Join(d.member, formatFile)
-	want := format{Product: "dolmen", Format: formatVersion, Engine: engineName}
+	want := format{Product: "dolmen", Format: formatVersion, Engine: d.engine}
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return writeFormat(path, want)
@@ -142,7 +172,7 @@ func (d *directory) checkFormat(engineName string) error {
 	case got.Format > formatVersion:
 		return fmt.Errorf("%w: %s says format %d, this version knows up to %d; start the version that wrote it, or a newer one",
 			ErrForeign, path, got.Format, formatVersion)
-	case got.Engine != engineName:
+	case got.Engine != d.engine:
 		return fmt.Errorf("%w: %s was written by the %s engine; start with --storage-engine=%s",
 			ErrMismatch, d.member, got.Engine, got.Engine)
 	}
@@ -182,20 +212,40 @@ func syncDirectory(path string) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
+// close implements disk.
 func (d *directory) close() error { return d.lock.Close() }
 
-// openEngine opens the configured engine. fatal is called when it cannot go on.
-func (d *directory) openEngine(name string, lg *zap.Logger, fatal func(error)) (engine.Engine, error) {
+// openEngine implements disk.
+func (d *directory) openEngine(fatal func(error)) (eng engine.Engine, err error) {
 	path := filepath.Join(d.member, engineDir)
-	var eng engine.Engine
-	var err error
-	if name == config.EngineMemory {
-		eng, err = memory.Open(path, memory.Options{Logger: lg})
+	if d.engine == config.EngineMemory {
+		eng, err = memory.Open(path, memory.Options{Logger: d.lg})
 	} else {
-		eng, err = pebble.Open(path, pebble.Options{Logger: lg, Fatal: fatal})
+		eng, err = pebble.Open(path, pebble.Options{Logger: d.lg, Fatal: fatal})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open the %s engine in %s: %w", name, path, err)
+		return nil, fmt.Errorf("open the %s engine in %s: %w", d.engine, path, err)
 	}
 	return eng, nil
+}
+
+// hasLog implements disk.
+func (d *directory) hasLog() bool { return wal.Exist(d.wal) }
+
+// createLog implements disk.
+func (d *directory) createLog(md wal.Metadata) (consensus.Log, error) {
+	log, err := wal.Create(d.lg, d.wal, md, d.log)
+	if err != nil {
+		return nil, err // not log: a nil *wal.Log in an interface is not nil
+	}
+	return log, nil
+}
+
+// openLog implements disk.
+func (d *directory) openLog(applied uint64) (consensus.Log, *wal.Restored, error) {
+	log, restored, err := wal.Open(d.lg, d.wal, applied, d.log)
+	if err != nil {
+		return nil, nil, err
+	}
+	return log, restored, nil
 }
