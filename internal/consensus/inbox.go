@@ -95,7 +95,7 @@ func (in *inbox) propose(p Proposal) error {
 	}
 	in.mu.queued++
 	in.mu.queuedBytes += len(p.Data)
-	in.mu.arrivals.proposals = append(in.mu.arrivals.proposals, p)
+	in.mu.proposals = append(in.mu.proposals, p)
 	in.poke()
 	return nil
 }
@@ -145,21 +145,21 @@ func (in *inbox) applied(b Batch, changes []ConfChange) {
 	if in.mu.stopped {
 		return
 	}
-	in.mu.arrivals.applied = append(in.mu.arrivals.applied, appliedBatch{batch: b, changes: changes})
+	in.mu.applied = append(in.mu.applied, appliedBatch{batch: b, changes: changes})
 	in.poke()
 }
 
 func (in *inbox) written(msgs []*raftpb.Message) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.mu.arrivals.written = append(in.mu.arrivals.written, msgs...)
+	in.mu.written = append(in.mu.written, msgs...)
 	in.poke()
 }
 
 func (in *inbox) released(cp checkpoint) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.mu.arrivals.released = cp
+	in.mu.released = cp
 	in.poke()
 }
 

@@ -29,6 +29,9 @@ var (
 	ErrImpossible = errors.New("consensus: impossible state")
 )
 
+// Peer is a member of an initial cluster as raft knows it: an ID, and what its first entry says about it.
+type Peer = raft.Peer
+
 // Config is all that a Node needs. The durable log's content is handed over as values; the Log itself is only
 // written from then on.
 type Config struct {
@@ -47,7 +50,7 @@ type Config struct {
 
 	// Bootstrap is the initial cluster for a member of a new one. It is used only if the log has no hard state: it is
 	// new, or its very first write was torn by a crash (its entries are then written again).
-	Bootstrap []raft.Peer
+	Bootstrap []Peer
 
 	TickInterval   time.Duration
 	ElectionTicks  int // at least HeartbeatTicks+1

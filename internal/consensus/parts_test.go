@@ -216,7 +216,7 @@ func TestLogWriterMergesWhatFollows(t *testing.T) {
 	require.Equal(t, [][2]uint64{{1, 4}, {3, 5}}, log.calls, "a suffix that is overwritten is written first")
 	require.Equal(t, []uint64{1, 2}, log.terms)
 	require.Equal(t, 4, sent.n)
-	require.Len(t, w.inbox.mu.arrivals.written, 4)
+	require.Len(t, w.inbox.mu.written, 4)
 
 	// What only moves the commit index wakes nobody, and the last of it stands for all.
 	<-drained(w.wake)

@@ -268,14 +268,14 @@ func (c *core) ready() effects {
 	for c.rn.HasReady() {
 		rd := c.rn.Ready()
 		if rd.SoftState != nil {
-			if rd.SoftState.Lead != c.soft.Lead {
+			if rd.Lead != c.soft.Lead {
 				eff.leaderChanged = true
 				c.heldConfChanges = 0 // the entries it waits for may be gone
 			}
 			c.soft = *rd.SoftState
 		}
 		if !raft.IsEmptyHardState(rd.HardState) {
-			c.term, c.commit = rd.HardState.GetTerm(), rd.HardState.GetCommit()
+			c.term, c.commit = rd.GetTerm(), rd.GetCommit()
 		}
 		if n := len(rd.Entries); n > 0 && c.heldConfChanges == noIndexYet {
 			c.heldConfChanges = rd.Entries[n-1].GetIndex()

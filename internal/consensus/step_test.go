@@ -28,7 +28,6 @@ type simulated struct {
 		conf    *raftpb.ConfState
 	}
 	writes []*raftpb.Message
-	batch  *Batch // handed out, not yet applied
 	down   bool
 }
 

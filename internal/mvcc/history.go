@@ -14,7 +14,7 @@ import (
 //
 // ErrCompacted is returned for a start below the compaction that the view knows of; when a later
 // compaction has removed some of the revisions meanwhile, the caller must check for itself afterwards.
-func (v *View) Events(from, to int64, key, end []byte, fn func(watch.Event) bool) error {
+func (v *View) Events(from, to int64, key, end []byte, fn func(watch.Event) bool) (err error) {
 	if from < v.compacted {
 		return ErrCompacted
 	}
@@ -22,7 +22,7 @@ func (v *View) Events(from, to int64, key, end []byte, fn func(watch.Event) bool
 	if err != nil {
 		return fmt.Errorf("mvcc: history: %w", err)
 	}
-	defer sn.Close()
+	defer func() { err = errors.Join(err, sn.Close()) }()
 	sp := newSpan(key, end)
 	lo := Revision{Main: from}.EngineKey(false)
 	hi := Revision{Main: to + 1}.EngineKey(false)

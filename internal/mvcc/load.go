@@ -20,12 +20,12 @@ type Attachment struct {
 // in key order. progress is called now and then with the number of revisions read; both may be nil.
 //
 // A compaction that had been accepted but not completed is taken up again by RemoveSome.
-func Load(eng engine.Engine, progress func(revisions int64), attach func(Attachment)) (*Store, error) {
+func Load(eng engine.Engine, progress func(revisions int64), attach func(Attachment)) (_ *Store, err error) {
 	sn, err := eng.Snapshot()
 	if err != nil {
 		return nil, fmt.Errorf("mvcc: load: %w", err)
 	}
-	defer sn.Close()
+	defer func() { err = errors.Join(err, sn.Close()) }()
 	s := &Store{eng: eng, tree: newTree(), current: 1}
 	if s.finished, err = compactionMark(sn, finishedKey); err != nil {
 		return nil, fmt.Errorf("mvcc: load: finished compaction: %w", err)

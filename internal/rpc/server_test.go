@@ -227,7 +227,7 @@ func TestUnixSocket(t *testing.T) {
 func TestGRPCOnly(t *testing.T) {
 	f := start(t, listen(t), nil, func(s *Server, ln net.Listener) error { return s.Serve(ln, nil) })
 	require.NoError(t, f.put(t.Context()))
-	_, err := http.Get("http://" + f.addr + "/x")
+	_, err := http.Get("http://" + f.addr + "/x") //nolint:bodyclose // there is no response
 	require.Error(t, err)
 	require.NoError(t, f.server.Shutdown(t.Context()))
 	require.NoError(t, <-f.served)

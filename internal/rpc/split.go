@@ -57,7 +57,7 @@ func newSplitter(ln net.Listener) *splitter {
 func (s *splitter) run() error {
 	var sniffers sync.WaitGroup
 	defer sniffers.Wait()
-	defer s.close()
+	defer func() { _ = s.close() }() // why it ended counts, not how it closes
 	for {
 		select {
 		case s.slots <- struct{}{}:

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -110,8 +111,7 @@ func (p *purger) remove(s segment) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	if err := fileutil.Fsync(d); err != nil {
+	if err := errors.Join(fileutil.Fsync(d), d.Close()); err != nil {
 		return fmt.Errorf("sync %s: %w", p.dir, err)
 	}
 	p.lg.Info("deleted a released raft log segment", zap.String("path", path))

@@ -95,7 +95,7 @@ const (
 // everything behind it. But length fields and records are aligned to eight bytes, so a length is never torn itself,
 // and a record says by its own encoding how long it is: if it is whole and its checksum is right although its length
 // is not, then the length was damaged later.
-func inspectEnd(dir string) (*tear, error) {
+func inspectEnd(dir string) (_ *tear, err error) {
 	all, err := segments(dir)
 	if err != nil {
 		return nil, err
@@ -105,7 +105,7 @@ func inspectEnd(dir string) (*tear, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { err = errors.Join(err, f.Close()) }()
 	offset, crc, derr := readableEnd(f)
 	torn := errors.Is(derr, io.ErrUnexpectedEOF)
 	if derr != nil && !torn {

@@ -160,7 +160,7 @@ func (h *Hub) drain(ctx context.Context) error {
 		if from > high {
 			return nil
 		}
-		last := low - 1
+		var last int64
 		switch {
 		case from >= low:
 			last = groups[len(groups)-1].rev
