@@ -222,7 +222,7 @@ func (s *Server) launchOnce(path string) error {
 		if s.out.contains(bindLine) {
 			return errPortTaken
 		}
-		return fmt.Errorf("it ended before it was ready: %v", err)
+		return fmt.Errorf("it ended before it was ready: %w", err)
 	case <-timeout.C:
 		_ = cmd.Process.Signal(syscall.SIGQUIT)
 		<-exited

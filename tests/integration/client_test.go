@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -92,7 +93,7 @@ func TestMutex(t *testing.T) {
 	first, second := newSession(t, c), newSession(t, c)
 	must(t, concurrency.NewMutex(first, "/try").Lock(ctx))
 	waiting := concurrency.NewMutex(second, "/try")
-	if err := waiting.TryLock(ctx); err != concurrency.ErrLocked {
+	if err := waiting.TryLock(ctx); !errors.Is(err, concurrency.ErrLocked) {
 		t.Errorf("TryLock of a held lock: %v, want ErrLocked", err)
 	}
 	// A holder's session ends: the next in line gets the lock.
@@ -106,7 +107,7 @@ func TestElection(t *testing.T) {
 	c, ctx := newClient(t, start(t))
 	first := concurrency.NewElection(newSession(t, c), "/election")
 	second := concurrency.NewElection(newSession(t, c), "/election")
-	if _, err := first.Leader(ctx); err != concurrency.ErrElectionNoLeader {
+	if _, err := first.Leader(ctx); !errors.Is(err, concurrency.ErrElectionNoLeader) {
 		t.Errorf("leader before the election: %v, want ErrElectionNoLeader", err)
 	}
 	must(t, first.Campaign(ctx, "one"))
@@ -126,7 +127,7 @@ func TestElection(t *testing.T) {
 	must(t, first.Resign(ctx))
 	must(t, <-won)
 	expect("two")
-	if err := first.Proclaim(ctx, "late"); err != concurrency.ErrElectionNotLeader {
+	if err := first.Proclaim(ctx, "late"); !errors.Is(err, concurrency.ErrElectionNotLeader) {
 		t.Errorf("proclaim after resigning: %v, want ErrElectionNotLeader", err)
 	}
 }
