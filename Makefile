@@ -8,7 +8,10 @@ FUZZTIME ?= 20s
 DATA    ?= default.etcd
 ARGS    ?=
 
-.PHONY: build run test lint fuzz bench compat crash clean
+# The least statement coverage of a package, in percent.
+COVERAGE ?= 75
+
+.PHONY: build run test cover lint fuzz bench compat crash clean
 
 build: ## bin/dolmen, and bin/etcd as a link to it
 	$(GO) build -buildvcs=auto -o $(OUT)/dolmen ./cmd/dolmen
@@ -18,13 +21,20 @@ run: build ## a member on localhost:2379
 	$(OUT)/dolmen --data-dir $(DATA) $(ARGS)
 
 test: compiler ## all tests of both modules under the race detector
-	$(GO) test -race ./...
-	cd tests && $(GO) test -race -short ./...
+	@mkdir -p $(OUT)
+	$(GO) test -race -timeout 15m -coverprofile=$(OUT)/cover.out ./...
+	@echo "comparing with a real etcd, which is built first"
+	cd tests && $(GO) test -race -short -timeout 15m ./...
 
-lint: ## formatting, vet, and the linters of .golangci.yml
+cover: ## the statement coverage of each package in the last `make test`; fails below COVERAGE
+	@test -f $(OUT)/cover.out || { echo "run make test first: it measures what this looks at" >&2; exit 1; }
+	@awk -v least=$(COVERAGE) -f .ci/coverage.awk $(OUT)/cover.out
+
+lint: ## vet, and the formatting and linters of .golangci.yml, in both modules
 	$(GO) vet ./...
 	cd tests && $(GO) vet ./...
 	$(GO) tool -modfile=tools/go.mod golangci-lint run ./...
+	cd tests && $(GO) tool -modfile=../tools/go.mod golangci-lint run -c ../.golangci.yml ./...
 
 fuzz: ## every fuzz test for FUZZTIME
 	@set -e; grep -rl --include='*_test.go' '^func Fuzz' cmd internal | sort | while read -r file; do \
@@ -36,14 +46,18 @@ fuzz: ## every fuzz test for FUZZTIME
 bench: ## every benchmark once, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
-compat: ## the long comparison with a real etcd
-	cd tests && $(GO) test -count=1 -timeout 60m ./compat/...
+compat: ## the long comparison with a real etcd, on each engine
+	@set -e; for engine in pebble memory; do \
+		echo "comparing with etcd, our engine is $$engine"; \
+		(cd tests && DOLMEN_TEST_ENGINE=$$engine $(GO) test -count=1 -v -timeout 60m ./compat -args -seeds 50 -steps 2000); \
+	done
 
-crash: ## the long kill-and-restart rounds
-	cd tests && $(GO) test -count=1 -timeout 60m ./robustness/...
+crash: ## the long kill-and-restart and power-cut rounds, on each engine
+	$(GO) test -count=1 -v -timeout 60m ./internal/node -run Crash -args -rounds 100
+	cd tests && $(GO) test -count=1 -v -timeout 120m ./robustness -args -rounds 100
 
-clean:
-	rm -rf $(OUT) $(DATA)
+clean: ## what was built, and the data of `make run`
+	rm -rf $(OUT) $(DATA) tests/bin
 
 # The race detector needs a C compiler.
 .PHONY: compiler
