@@ -94,3 +94,19 @@ func (s maintenance) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.AlarmRe
 	}
 	return out, nil
 }
+
+// HashKV implements pb.MaintenanceServer.
+func (s maintenance) HashKV(ctx context.Context, r *pb.HashKVRequest) (*pb.HashKVResponse, error) {
+	v, err := s.member.Read(ctx, false)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	defer v.Release()
+	h, err := v.KV.Hash(r.GetRevision())
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &pb.HashKVResponse{
+		Header: s.header(v.KV.Current()), Hash: h.Sum, CompactRevision: h.Compacted, HashRevision: h.Revision,
+	}, nil
+}

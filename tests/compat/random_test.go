@@ -19,7 +19,7 @@ var (
 	seeds      = flag.Int("seeds", 4, "how many random sequences to compare")
 	steps      = flag.Int("steps", 1000, "length of each random sequence")
 	firstSeed  = flag.Uint64("first-seed", 1, "seed of the first random sequence")
-	hashes     = flag.Bool("hashkv", false, "end random sequences with a comparison of HashKV")
+	hashes     = flag.Bool("hashkv", true, "end random sequences with a comparison of HashKV")
 	restarts   = flag.Bool("restarts", true, "kill and restart both servers within random sequences")
 	shrinkTime = flag.Duration("shrink-time", 90*time.Second, "how long to look for a shorter failing sequence")
 )
