@@ -1,0 +1,186 @@
+package etcdapi
+
+import (
+	"context"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding"
+	grpcproto "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/dolmen-io/dolmen/internal/engine/memory"
+	"github.com/dolmen-io/dolmen/internal/state"
+	"github.com/dolmen-io/dolmen/internal/watch"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// member is a Member without a log: what is proposed is applied at once. Its state is a real one.
+type member struct {
+	state     *state.State
+	hub       *watch.Hub
+	status    Status
+	mu        sync.Mutex
+	readErr   error
+	readAlso  func() // runs before every read, without the lock
+	reads     []bool // linearizable or not, of every read
+	proposed  int
+	compacted []int64
+	proposals error
+}
+
+func (m *member) Header() Header { return Header{Cluster: 11, Member: 22, Term: 33} }
+
+func (m *member) Read(_ context.Context, linearizable bool) (*state.View, error) {
+	m.mu.Lock()
+	also, err := m.readAlso, m.readErr
+	m.reads = append(m.reads, linearizable)
+	m.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if also != nil {
+		also()
+	}
+	return m.state.View(), nil
+}
+
+func (m *member) Propose(_ context.Context, req *pb.InternalRaftRequest) (state.Result, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.proposed++
+	if m.proposals != nil {
+		return state.Result{}, m.proposals
+	}
+	index := m.state.Applied().Index + 1
+	req.Header = &pb.RequestHeader{ID: index}
+	turn, err := m.state.Apply([]state.Entry{{Index: index, Term: 1, Request: req}})
+	if err != nil {
+		return state.Result{}, err
+	}
+	m.hub.Publish(turn.Events, turn.View.KV.Current())
+	return turn.Outcomes[0].Result, nil
+}
+
+func (m *member) Compacted(_ context.Context, revision int64) error {
+	m.compacted = append(m.compacted, revision)
+	return nil
+}
+
+func (m *member) Status() Status { return m.status }
+
+// clock is the Leases of a member whose time stands still.
+type clock struct {
+	state *state.State
+	fail  error
+	left  time.Duration
+}
+
+func (c *clock) Renew(_ context.Context, id int64) (int64, error) {
+	l, _ := c.state.Leases().Get(id)
+	return l.TTL, c.fail
+}
+
+func (c *clock) TimeToLive(_ context.Context, id int64) (LeaseTime, error) {
+	l, ok := c.state.Leases().Get(id)
+	if c.fail != nil {
+		return LeaseTime{}, c.fail
+	}
+	if !ok {
+		return LeaseTime{}, ErrLeaseGone
+	}
+	return LeaseTime{Remaining: c.left, Granted: l.TTL, Keys: c.state.Leases().Keys(id)}, nil
+}
+
+func (c *clock) IDs() (ids []int64) {
+	for id := range int64(100) {
+		if c.state.Leases().Exists(id) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Reverse(ids) // no order that the service could have made itself
+	return ids
+}
+
+// rawCodec is gRPC's codec that also sends answers which are encoded already.
+type rawCodec struct{ encoding.CodecV2 }
+
+func (c rawCodec) Marshal(v any) (mem.BufferSlice, error) {
+	if e, ok := v.(encoded); ok {
+		return mem.BufferSlice{mem.SliceBuffer(e.AppendTo(nil))}, nil
+	}
+	return c.CodecV2.Marshal(v)
+}
+
+// fixture is the services of a member behind a gRPC connection.
+type fixture struct {
+	t        *testing.T
+	ctx      context.Context
+	member   *member
+	clock    *clock
+	services *Services
+	conn     *grpc.ClientConn
+	kv       pb.KVClient
+	watch    pb.WatchClient
+	lease    pb.LeaseClient
+}
+
+func newFixture(t *testing.T, opts ...grpc.ServerOption) *fixture {
+	eng, err := memory.Open(t.TempDir(), memory.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, eng.Close()) })
+	s, err := state.Open(eng, state.Config{MinTTL: 1, MaxLearners: 1})
+	require.NoError(t, err)
+	m := &member{state: s, hub: watch.New(s, watch.Options{})}
+	ctx, cancel := context.WithCancel(context.Background())
+	var hub sync.WaitGroup
+	hub.Go(func() {
+		if err := m.hub.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	f := &fixture{t: t, ctx: ctx, member: m, clock: &clock{state: s}}
+	f.services = New(m, f.clock, m.hub, Limits{RequestBytes: 1 << 20, TxnOps: 128})
+	server := grpc.NewServer(append(opts, grpc.ForceServerCodecV2(rawCodec{encoding.GetCodecV2(grpcproto.Name)}))...)
+	f.services.Register(server)
+	ln := bufconn.Listen(1 << 20)
+	hub.Go(func() {
+		if err := server.Serve(ln); err != nil {
+			t.Error(err)
+		}
+	})
+	f.conn, err = grpc.NewClient("passthrough:///member", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return ln.DialContext(ctx) }))
+	require.NoError(t, err)
+	f.kv, f.watch, f.lease = pb.NewKVClient(f.conn), pb.NewWatchClient(f.conn), pb.NewLeaseClient(f.conn)
+	t.Cleanup(func() {
+		require.NoError(t, f.conn.Close())
+		server.Stop()
+		cancel()
+		hub.Wait()
+	})
+	return f
+}
+
+// put puts keys through the service and returns the last revision.
+func (f *fixture) put(pairs ...string) int64 {
+	var rev int64
+	for i := 0; i < len(pairs); i += 2 {
+		res, err := f.kv.Put(f.ctx, &pb.PutRequest{Key: []byte(pairs[i]), Value: []byte(pairs[i+1])})
+		require.NoError(f.t, err)
+		rev = res.GetHeader().GetRevision()
+	}
+	return rev
+}
+
+func (f *fixture) header(revision int64) *pb.ResponseHeader {
+	return &pb.ResponseHeader{ClusterId: 11, MemberId: 22, RaftTerm: 33, Revision: revision}
+}
