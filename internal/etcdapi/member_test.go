@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/encoding"
@@ -183,4 +184,14 @@ func (f *fixture) put(pairs ...string) int64 {
 
 func (f *fixture) header(revision int64) *pb.ResponseHeader {
 	return &pb.ResponseHeader{ClusterId: 11, MemberId: 22, RaftTerm: 33, Revision: revision}
+}
+
+// addMember adds a member, given as JSON, to the cluster.
+func addMember(t *testing.T, f *fixture, text string) {
+	index := f.member.state.Applied().Index + 1
+	turn, err := f.member.state.Apply([]state.Entry{{Index: index, Term: 1, Conf: &raftpb.ConfChange{
+		Type: raftpb.ConfChangeAddNode.Enum(), NodeId: new(uint64(5)), Context: []byte(text),
+	}}})
+	require.NoError(t, err)
+	require.False(t, turn.Confs[0].Rejected)
 }

@@ -109,25 +109,33 @@ func (s watcher) send(ctx context.Context, rpc grpc.ServerStream, stream *watch.
 	}
 }
 
+// fragmentFlag is the size of the flag that marks a piece of a response.
+const fragmentFlag = 2
+
 // sendResponse sends a response, in pieces if the watch asked for that and it is too large for one
-// message. A single event is never split.
+// message. A single event is never split. As in etcd the last piece has room for the flag too, though it
+// goes without.
 func (s watcher) sendResponse(rpc grpc.ServerStream, r *watch.Response) error {
 	who := s.member.Header()
 	limit := s.limits.RequestBytes + messageSlack
 	events := r.Events
-	for r.Fragment && len(events) > 1 && watchHead(r)+eventsSize(events, r.PrevKV) >= limit {
-		size, n := watchHead(r)+eventsSize(events[:1], r.PrevKV), 1
-		for n < len(events)-1 {
+	head := len(encodeWatch(&who, r, nil, false))
+	if !r.Fragment || len(events) < 2 || head+eventsSize(events, r.PrevKV) < limit {
+		return rpc.SendMsg(encodeWatch(&who, r, events, false))
+	}
+	for {
+		n, size := 1, head+fragmentFlag+eventsSize(events[:1], r.PrevKV)
+		for n < len(events) {
 			size += eventsSize(events[n:n+1], r.PrevKV)
 			if size >= limit {
 				break
 			}
 			n++
 		}
-		if err := rpc.SendMsg(encodeWatch(&who, r, events[:n], true)); err != nil {
+		last := n == len(events)
+		if err := rpc.SendMsg(encodeWatch(&who, r, events[:n], !last)); err != nil || last {
 			return err
 		}
 		events = events[n:]
 	}
-	return rpc.SendMsg(encodeWatch(&who, r, events, false))
 }
