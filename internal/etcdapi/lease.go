@@ -84,7 +84,8 @@ func (s lessor) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveReques
 	case err != nil:
 		return nil, toStatus(err)
 	default:
-		res.TTL, res.GrantedTTL = int64(math.Floor(t.Remaining.Seconds())), t.Granted
+		// Toward zero, as in etcd: a lease that ran out a moment ago is not yet one that is gone, which is -1.
+		res.TTL, res.GrantedTTL = int64(t.Remaining/time.Second), t.Granted
 		if t.Remaining > time.Duration(math.MaxInt64)-time.Second {
 			res.TTL = t.Granted
 		}
