@@ -89,7 +89,7 @@ func openOn(ctx context.Context, cfg *config.Config, lg *zap.Logger, disk opener
 	if err != nil {
 		return nil, err
 	}
-	m.front = front
+	m.front, m.cfg = front, front.bound(cfg)
 	if err := m.open(ctx, disk); err != nil {
 		return nil, errors.Join(err, m.abandon())
 	}
