@@ -9,9 +9,13 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"golang.org/x/term"
 )
+
+// signalPatience is how long the process waits to die of its own signal, which takes microseconds.
+const signalPatience = time.Second
 
 func main() {
 	signals := make(chan os.Signal, 1)
@@ -43,5 +47,8 @@ func finish(o outcome, signals chan os.Signal) {
 	if err := syscall.Kill(os.Getpid(), o.signal); err != nil {
 		os.Exit(128 + int(o.signal))
 	}
-	select {} // until the signal arrives
+	// A process that was started with the signal ignored, as a shell without job control starts those in the
+	// background, does not die of it.
+	<-time.After(signalPatience)
+	os.Exit(128 + int(o.signal))
 }

@@ -43,3 +43,12 @@ func TestFinish(t *testing.T) {
 	require.Equal(t, syscall.SIGTERM, end("term").Signal())
 	require.Equal(t, syscall.SIGINT, end("int").Signal())
 }
+
+// TestFinishWithSignalIgnored: a process whose parent had it ignore the signal ends all the same.
+func TestFinishWithSignalIgnored(t *testing.T) {
+	child := exec.Command("sh", "-c", `trap "" INT; exec "$0"`, os.Args[0])
+	child.Env = append(os.Environ(), endVariable+"=int")
+	var exit *exec.ExitError
+	require.ErrorAs(t, child.Run(), &exit)
+	require.Equal(t, 128+int(syscall.SIGINT), exit.ExitCode())
+}
