@@ -11,7 +11,7 @@ ARGS    ?=
 # The least statement coverage of a package, in percent.
 COVERAGE ?= 75
 
-.PHONY: build run test cover lint fuzz bench compat crash clean
+.PHONY: build run test cover etcdctl lint fuzz bench compat crash clean
 
 build: ## bin/dolmen, and bin/etcd as a link to it
 	$(GO) build -buildvcs=auto -o $(OUT)/dolmen ./cmd/dolmen
@@ -19,6 +19,9 @@ build: ## bin/dolmen, and bin/etcd as a link to it
 
 run: build ## a member on localhost:2379
 	$(OUT)/dolmen --data-dir $(DATA) $(ARGS)
+
+etcdctl: ## bin/etcdctl, etcd's own client at the version that the tests use
+	cd tests && $(GO) build -o ../$(OUT)/etcdctl go.etcd.io/etcd/etcdctl/v3
 
 test: compiler ## all tests of both modules under the race detector
 	@mkdir -p $(OUT)
