@@ -35,7 +35,9 @@ func (m *Member) keepLeases(ctx context.Context) error {
 	leads := false
 	for {
 		changed := m.cons.LeaderChanged()
-		if now := m.leads(); now != leads {
+		if now := m.leads(); now != leads && (!now || m.readIndex(ctx) == nil) {
+			// A leader has applied all that was committed before it: Promote must know of each checkpoint. If
+			// it has not in time, the next turn tries again.
 			leads = now
 			if leads {
 				m.expiry.Promote(time.Now(), m.cfg.ElectionTimeout)
