@@ -1,0 +1,59 @@
+package node
+
+import (
+	"net/url"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dolmen-io/dolmen/internal/config"
+)
+
+func TestInitialMembers(t *testing.T) {
+	peer := func(hosts ...string) (urls []url.URL) {
+		for _, h := range hosts {
+			urls = append(urls, url.URL{Scheme: "http", Host: h})
+		}
+		return urls
+	}
+	tests := []struct {
+		name, cluster, self string
+		advertised          []url.URL
+		want                string // error
+		members             int
+	}{
+		{"one", "a=http://h:1", "a", peer("h:1"), "", 1},
+		{"two, in any order of URLs", "b=http://h:3,a=http://h:2,a=http://h:1", "a", peer("h:2", "h:1"), "", 2},
+		{"no such name", "a=http://h:1", "b", peer("h:1"), `couldn't find local name "b" in the initial cluster configuration`, 0},
+		{
+			"other URLs", "a=http://h:1,a=http://h:2", "a", peer("h:3"),
+			"--initial-cluster has a=http://h:1,http://h:2 but --initial-advertise-peer-urls is http://h:3", 0,
+		},
+		{"no URL", "a=h:1", "a", peer("h:1"), "read --initial-cluster: ", 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := config.Default()
+			cfg.InitialCluster, cfg.Name, cfg.AdvertisePeerURLs = tt.cluster, tt.self, tt.advertised
+			members, self, err := initialMembers(cfg)
+			if tt.want != "" {
+				require.ErrorContains(t, err, tt.want)
+				return
+			}
+			require.NoError(t, err)
+			require.Len(t, members, tt.members)
+			require.Equal(t, "a", members[0].Name)
+			require.Equal(t, members[0], self)
+			peers, err := bootstrapPeers(members)
+			require.NoError(t, err)
+			require.Len(t, peers, tt.members)
+			require.Equal(t, self.ID, peers[0].ID)
+		})
+	}
+}
+
+func TestMinTTL(t *testing.T) {
+	for ms, want := range map[int]int64{1000: 2, 100: 1, 2000: 3, 667: 2} {
+		require.Equal(t, want, minTTL(durationMillis(ms)), "%d ms", ms)
+	}
+}
