@@ -25,7 +25,7 @@ import (
 
 var (
 	rounds = flag.Int("rounds", 20, "power cuts in each crash test")
-	seed   = flag.Uint64("seed", 0, "seed of the crash tests; 0 takes a new one")
+	seed   = flag.Uint64("seed", 0, "seed of the crash tests, for the draws and not for who runs when; 0 takes a new one")
 )
 
 // testPatience is how long a test waits for what must happen at once.
