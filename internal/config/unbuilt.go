@@ -74,8 +74,6 @@ func unbuilt() map[string]string {
 		"memory-mlock":         "locking memory is not built",
 		"socket-reuse-port":    "socket options are not built",
 		"socket-reuse-address": "socket options are not built",
-		"cors":                 "checking origins is not built",
-		"host-whitelist":       "checking host names is not built",
 	}
 }
 

@@ -96,11 +96,9 @@ func (s kv) rangeStream(r *pb.RangeRequest, stream grpc.ServerStream) error {
 	case o.MinMod != 0 || o.MaxMod != 0 || o.MinCreate != 0 || o.MaxCreate != 0:
 		return status.Error(codes.Unimplemented, "RangeStream does not support revision filters")
 	}
-	if o.Order == mvcc.SortNone && (!o.KeysOnly || o.Target != mvcc.SortByValue) {
-		// Without an order the stream is in key order, whatever it was asked to sort by: sorting each
-		// message for itself would skip keys and repeat others.
-		o.Target = mvcc.SortByKey
-	}
+	// The stream is in key order, whatever it was asked to sort by: sorting each message for itself would
+	// skip keys and repeat others.
+	o.Order, o.Target = mvcc.SortNone, mvcc.SortByKey
 	return toStatus(s.streamChunks(stream, o, !r.GetSerializable()))
 }
 

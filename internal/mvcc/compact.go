@@ -49,7 +49,8 @@ func (s *Store) RemovalDue() (below int64, due bool) {
 type Removed struct {
 	// Revisions is how many were removed.
 	Revisions int
-	// Finished is the revision of the compaction that this call completed, 0 if none.
+	// Done says that this call completed the compaction at revision Finished.
+	Done     bool
 	Finished int64
 }
 
@@ -92,7 +93,7 @@ func (s *Store) finish(done *Removed) {
 	s.finished = s.removal.target
 	s.removal = removal{}
 	s.batch.Put(finishedKey, Revision{Main: s.finished}.EngineKey(false))
-	done.Finished = s.finished
+	done.Done, done.Finished = true, s.finished
 }
 
 // cut takes what a compaction at main makes unreachable off the chain of it and returns it. A key whose

@@ -49,6 +49,10 @@ func (it *item) strip() {
 	p := it.head.Load()
 	for {
 		v := p.prev.Load()
+		if v != nil && v.tombstone() {
+			p = v // it has no bytes, but what it deleted may have
+			continue
+		}
 		if v == nil || v.kv == nil {
 			return
 		}

@@ -184,7 +184,7 @@ func options(d *datadriven.TestData) RangeOptions {
 	num := func(key string) int64 { return int64(number(d, key)) }
 	return RangeOptions{
 		Key: []byte(text(d, "key")), End: endOf(text(d, "end")), Revision: num("rev"), Limit: num("limit"),
-		CountOnly: d.HasArg("countonly"), KeysOnly: d.HasArg("keysonly"),
+		CountOnly: d.HasArg("countonly"), KeysOnly: d.HasArg("keysonly"), KeysLease: d.HasArg("keyslease"),
 		Order: SortOrder(num("order")), Target: SortTarget(num("target")),
 		MinMod: num("minmod"), MaxMod: num("maxmod"), MinCreate: num("mincreate"), MaxCreate: num("maxcreate"),
 	}

@@ -3,6 +3,7 @@ package mvcc
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/dolmen-io/dolmen/internal/engine"
 )
@@ -41,6 +42,9 @@ type RangeOptions struct {
 	Limit     int64
 	CountOnly bool
 	KeysOnly  bool
+	// KeysLease has answers without values carry the lease. Etcd answers those from its index, which does
+	// not know leases, except when it must read the values to sort by them.
+	KeysLease bool
 	Order     SortOrder
 	Target    SortTarget
 	// Filters by revision, both ends inclusive, 0 for no filter.
@@ -151,7 +155,7 @@ func (r reader) point(o RangeOptions, res RangeResult) (RangeResult, error) {
 func (r reader) span(sp span, o RangeOptions, res RangeResult) (RangeResult, error) {
 	fetch := int64(0) // how many to collect at most, 0 for all
 	keyOrder := o.Order == SortNone || o.Order == SortAscend && o.Target == SortByKey
-	if o.Limit > 0 && keyOrder && !o.filtered() {
+	if o.Limit > 0 && o.Limit < math.MaxInt64 && keyOrder && !o.filtered() {
 		fetch = o.Limit + 1
 	}
 	var list []found
@@ -226,8 +230,7 @@ func (r reader) encoded(o *RangeOptions, f *found) ([]byte, error) {
 		return r.load(f)
 	}
 	kv := KeyValue{Key: f.it.key, Create: f.v.create, Mod: f.v.rev.Main, Ver: f.v.ver}
-	if o.Target == SortByValue {
-		// etcd answers from its index unless it must sort by value; only then does it know the lease.
+	if o.KeysLease {
 		kv.LeaseID = f.v.lease
 	}
 	return kv.Encode(), nil

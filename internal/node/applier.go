@@ -153,9 +153,9 @@ func (a *applier) remove() error {
 		return err
 	}
 	a.removals += done.Removed
-	if done.Finished != 0 {
+	if done.Done {
 		a.lg.Info("finished scheduled compaction", zap.Int64("compact-revision", done.Finished),
-			zap.Int("number-of-revisions-removed", a.removals), zap.Duration("took", time.Since(a.begun)))
+			zap.Int("number-of-keys-compacted", a.removals), zap.Duration("took", time.Since(a.begun)))
 		a.begun, a.removals = time.Time{}, 0
 		a.removed.reach(uint64(done.Finished))
 	}

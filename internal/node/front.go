@@ -12,9 +12,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"golang.org/x/net/netutil"
 
 	"github.com/dolmen-io/dolmen/internal/config"
 	"github.com/dolmen-io/dolmen/internal/etcdapi"
@@ -35,6 +37,9 @@ type front struct {
 	peers   http.Server
 	serving sync.WaitGroup
 }
+
+// peerHeaderTimeout ends peer connections that do not say what they want.
+const peerHeaderTimeout = time.Minute
 
 // listener is a bound address.
 type listener struct {
@@ -113,9 +118,9 @@ func (f *front) build(m *Member) (err error) {
 
 // serve begins to accept: peers at once, clients when the member is ready.
 func (f *front) serve(m *Member) {
-	f.peers.Handler = f.peerHandler
+	f.peers.Handler, f.peers.ReadHeaderTimeout = f.peerHandler, peerHeaderTimeout
 	for _, l := range f.peer {
-		f.goServe(m, l, func() error { return ignoreClosed(f.peers.Serve(l)) })
+		f.goServe(m, l, func() error { return ignoreClosed(f.peers.Serve(limited(l))) })
 	}
 	for _, l := range f.metrics {
 		f.goServe(m, l, func() error { return f.rpc.ServeHTTPOnly(l, f.metricsHandler) })
@@ -158,6 +163,14 @@ func (f *front) afterReady(m *Member, l *listener, traffic string, serve func() 
 	})
 }
 
+// limited bounds the connections of a listener.
+func limited(l net.Listener) net.Listener {
+	if n := maxConnections(); n > 0 {
+		return netutil.LimitListener(l, n)
+	}
+	return l
+}
+
 func ignoreClosed(err error) error {
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
@@ -165,10 +178,24 @@ func ignoreClosed(err error) error {
 	return err
 }
 
-// shutdown refuses new work and waits for what is in flight, until ctx ends.
+// peerPatience is what requests of other members get to finish when this one stops.
+const peerPatience = time.Second
+
+// shutdown refuses new work and waits for what is in flight, until ctx ends; peers have less time. What
+// remains then is cut off.
 func (f *front) shutdown(ctx context.Context) error {
+	peers := make(chan error, 1)
+	f.serving.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, peerPatience)
+		defer cancel()
+		err := f.peers.Shutdown(ctx)
+		if err != nil {
+			err = f.peers.Close() // a connection that says nothing is not worth a word
+		}
+		peers <- err
+	})
 	err := f.rpc.Shutdown(ctx)
-	err = errors.Join(err, f.peers.Shutdown(ctx))
+	err = errors.Join(err, <-peers)
 	f.serving.Wait()
 	return err
 }

@@ -25,8 +25,8 @@ func (f *front) handlers(m *Member) error {
 			"raft.status":           func() any { return m.cons.Status() },
 			"file_descriptor_limit": func() any { return openFileLimit() },
 		},
-		Pprof:        m.cfg.EnablePprof || f.lg.Core().Enabled(zap.DebugLevel),
-		CORS:         m.cfg.CORS, HostWhitelist: m.cfg.HostWhitelist,
+		Pprof: m.cfg.EnablePprof || f.lg.Core().Enabled(zap.DebugLevel),
+		CORS:  m.cfg.CORS, HostWhitelist: m.cfg.HostWhitelist,
 	})
 	if err != nil {
 		return err

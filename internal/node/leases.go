@@ -21,10 +21,8 @@ const (
 	// together etcd's 1,000 a second.
 	expiryInterval = 500 * time.Millisecond
 	expiryBatch    = 500
-	// checkpointBatch is how many remaining times go into one entry, etcd's figure; checkpointsAtStop
-	// bounds what a stop spends on them.
-	checkpointBatch   = 1000
-	checkpointsAtStop = 100
+	// checkpointBatch is how many remaining times go into one entry, etcd's figure.
+	checkpointBatch = 1000
 )
 
 // keepLeases revokes leases that have ended and notes the remaining times of long ones, while this member
@@ -100,24 +98,27 @@ func (m *Member) proposeQuietly(req *pb.InternalRaftRequest) {
 	}
 }
 
-// checkpointAll notes the remaining time of all leases, so that a stop and a start do not renew them.
-func (m *Member) checkpointAll(ctx context.Context) {
-	if !m.leads() {
+// checkpointAll notes the remaining time of all leases, so that a stop and a start do not renew them. The
+// last entry is waited for: the others are before it in the log.
+func (m *Member) checkpointAll() {
+	if !m.primary.Load() {
 		return
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), m.patience)
+	defer cancel()
 	now := time.Now()
 	var due []lease.Checkpoint
 	for _, id := range m.expiry.All() {
 		left, _, err := m.expiry.Remaining(id, now)
-		if err != nil || left < time.Second {
-			continue
+		if err == nil && left >= time.Second {
+			due = append(due, lease.Checkpoint{ID: id, Remaining: int64(left / time.Second)})
 		}
-		due = append(due, lease.Checkpoint{ID: id, Remaining: int64(left / time.Second)})
 	}
-	for n := 0; len(due) > 0 && n < checkpointsAtStop; n++ {
+	for len(due) > 0 {
 		k := min(len(due), checkpointBatch)
 		if _, err := m.Propose(ctx, &pb.InternalRaftRequest{LeaseCheckpoint: checkpointRequest(due[:k])}); err != nil {
-			m.lg.Warn("could not note the remaining times of leases; they begin anew at the next start", zap.Error(err))
+			m.lg.Warn("could not note the remaining times of all leases; some begin anew at the next start",
+				zap.Int("leases", len(due)), zap.Error(err))
 			return
 		}
 		due = due[k:]

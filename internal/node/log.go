@@ -5,6 +5,7 @@ import (
 	"runtime"
 
 	"go.etcd.io/etcd/api/v3/version"
+	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.uber.org/zap"
 
 	"github.com/dolmen-io/dolmen/internal/state"
@@ -57,7 +58,7 @@ func (m *Member) logStart(applied state.Applied) {
 		zap.String("v2-deprecation", "write-only"),
 		zap.Uint64("applied-index", applied.Index),
 	)
-	m.lg.Info("starting local member", zap.Uint64("local-member-id", m.id.member), zap.Uint64("cluster-id", m.id.cluster))
+	m.lg.Info("starting local member", zap.Stringer("local-member-id", types.ID(m.id.member)), zap.Stringer("cluster-id", types.ID(m.id.cluster)))
 }
 
 func texts(urls []url.URL) []string {

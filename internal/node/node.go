@@ -185,9 +185,16 @@ func (m *Member) run() {
 	go m.supervise()
 }
 
-// start runs one part. An error of any part stops the member.
+// start runs one part. An error of any part stops the member, and so does a panic: what the part was
+// doing is no longer known, but the program around the member is not to blame.
 func (m *Member) start(g *group, name string, run func(context.Context) error) {
 	g.Go(func() {
+		defer func() {
+			if p := recover(); p != nil {
+				m.lg.Error("a part of the member has panicked", zap.String("part", name), zap.Any("panic", p), zap.Stack("stack"))
+				m.fail(fmt.Errorf("%s: panic: %v", name, p))
+			}
+		}()
 		if err := run(g.ctx); err != nil {
 			m.fail(fmt.Errorf("%s: %w", name, err))
 		}
@@ -252,6 +259,11 @@ func (m *Member) Status() etcdapi.Status {
 	v := m.state.View()
 	defer v.Release()
 	sizes := m.eng.Stats()
+	if sizes.DiskBytes == 0 {
+		// Nothing is flushed yet. Tools divide by the size.
+		sizes.DiskBytes = max(sizes.MemoryBytes, 1)
+		sizes.LiveBytes = sizes.DiskBytes
+	}
 	down := v.Members.Downgrade()
 	return etcdapi.Status{
 		Version: serverVersion, StorageVersion: v.Members.Version(),

@@ -8,6 +8,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/membershippb"
 	"go.etcd.io/etcd/api/v3/version"
+	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.uber.org/zap"
 
 	"github.com/dolmen-io/dolmen/internal/consensus"
@@ -43,7 +44,7 @@ func (m *Member) publish(ctx context.Context) error {
 	if !m.insist(ctx, "publish this member's attributes", set, published) {
 		return nil
 	}
-	m.lg.Info("published local member to cluster through raft", zap.Uint64("local-member-id", m.id.member),
+	m.lg.Info("published local member to cluster through raft", zap.Stringer("local-member-id", types.ID(m.id.member)),
 		zap.String("local-member-attributes", m.cfg.Name), zap.Strings("client-urls", urls),
 		zap.Duration("publish-timeout", m.patience))
 	close(m.ready)

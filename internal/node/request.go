@@ -21,6 +21,9 @@ const requestBase = 5 * time.Second
 
 // Propose implements etcdapi.Member.
 func (m *Member) Propose(ctx context.Context, req *pb.InternalRaftRequest) (state.Result, error) {
+	if ctx.Err() != nil {
+		return state.Result{}, m.ended(ctx)
+	}
 	id := m.ids.Next()
 	req.Header = &pb.RequestHeader{ID: id}
 	data, err := proto.Marshal(req)
@@ -53,11 +56,16 @@ func (m *Member) Propose(ctx context.Context, req *pb.InternalRaftRequest) (stat
 		return state.Result{}, m.timeout()
 	case <-ctx.Done():
 		m.pending.remove(id)
-		if errors.Is(ctx.Err(), context.Canceled) {
-			return state.Result{}, etcdapi.ErrCanceled
-		}
-		return state.Result{}, m.timeout()
+		return state.Result{}, m.ended(ctx)
 	}
+}
+
+// ended returns the error of a write whose client does not wait any more.
+func (m *Member) ended(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return etcdapi.ErrCanceled
+	}
+	return m.timeout()
 }
 
 // dropped returns the error of a proposal that never entered the log, as etcd's clients know it.

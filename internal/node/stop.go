@@ -5,13 +5,14 @@ import (
 	"errors"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.uber.org/zap"
 
 	"github.com/dolmen-io/dolmen/internal/consensus"
 )
 
-// drainPatience bounds the first two phases of a stop: what is in flight may take as long as a request
-// may. closePatience is what a failed member gives its requests.
+// closePatience is what a failed member gives its requests. Otherwise what is in flight may take as long
+// as a request may.
 const closePatience = time.Second
 
 // shutdown stops the member in four phases: refuse new work, drain what is in flight, stop the parts in
@@ -31,8 +32,8 @@ func (m *Member) shutdown(failed bool) {
 		m.lg.Warn("some requests were cut off", zap.Error(err))
 	}
 	if !failed {
-		m.lg.Info("skipped leadership transfer of single-node cluster", zap.Uint64("local-member-id", m.id.member))
-		m.checkpointAll(ctx)
+		m.lg.Info("skipped leadership transfer of single-node cluster", zap.Stringer("local-member-id", types.ID(m.id.member)))
+		m.checkpointAll()
 	}
 	m.pending.stop(consensus.ErrStopped)
 	m.background.end()

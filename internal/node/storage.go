@@ -76,13 +76,12 @@ func openDirectory(ctx context.Context, cfg *config.Config, lg *zap.Logger) (dis
 		lg: lg, member: memberDirectory(cfg), wal: walDirectory(cfg), engine: cfg.StorageEngine,
 		log: wal.Options{UnsafeNoFsync: cfg.UnsafeNoFsync, MaxWALs: cfg.MaxWALs},
 	}
-	if err := checkForeign(cfg.DataDir, d.member); err != nil {
+	if err := checkForeign(cfg.DataDir, d.member, d.wal); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(d.member, fileutil.PrivateDirMode); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
-	warnInvalidFiles(cfg.DataDir, lg)
 	if err := d.acquire(ctx); err != nil {
 		return nil, err
 	}
@@ -92,8 +91,9 @@ func openDirectory(ctx context.Context, cfg *config.Config, lg *zap.Logger) (dis
 	return d, nil
 }
 
-// checkForeign refuses directories of etcd's.
-func checkForeign(data, member string) error {
+// checkForeign refuses directories of etcd's, and those that have lost the file that says whose they are:
+// it is written before everything else.
+func checkForeign(data, member, log string) error {
 	if exists(filepath.Join(data, "proxy")) {
 		return fmt.Errorf("%w: %s holds the data of an etcd v2 proxy", ErrForeign, data)
 	}
@@ -104,25 +104,20 @@ func checkForeign(data, member string) error {
 		return fmt.Errorf("%w: %s is the database of an etcd member, which this version cannot import; start with another --data-dir",
 			ErrForeign, db)
 	}
+	if wal.Exist(log) {
+		return fmt.Errorf("%w: %s is the raft log of another member, for %s has no %s file; start with another --data-dir or --wal-dir",
+			ErrForeign, log, member, formatFile)
+	}
+	if eng := filepath.Join(member, engineDir); exists(eng) {
+		return fmt.Errorf("%w: %s is there but %s has no %s file that says what wrote it; restore the file, or start with another --data-dir",
+			ErrForeign, eng, member, formatFile)
+	}
 	return nil
 }
 
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
-}
-
-// warnInvalidFiles says what else lies in the data directory: it is probably there by mistake.
-func warnInvalidFiles(data string, lg *zap.Logger) {
-	entries, err := os.ReadDir(data)
-	if err != nil {
-		return // what matters of the directory is opened next, and reports
-	}
-	for _, e := range entries {
-		if e.Name() != "member" && e.Name() != "fixtures" {
-			lg.Warn("found invalid file under data directory", zap.String("filename", e.Name()), zap.String("data-dir", data))
-		}
-	}
 }
 
 func (d *directory) acquire(ctx context.Context) error {

@@ -45,6 +45,19 @@ func TestDataDirectoriesThatCannotBeUsed(t *testing.T) {
 			ErrForeign, "is the database of an etcd member",
 		},
 		{
+			"a log without a format",
+			func(t *testing.T, cfg *config.Config) {
+				used(t, cfg)
+				require.NoError(t, os.Remove(filepath.Join(cfg.DataDir, "member", formatFile)))
+			},
+			ErrForeign, "is the raft log of another member",
+		},
+		{
+			"an engine without a format",
+			func(t *testing.T, cfg *config.Config) { write(t, "", cfg.DataDir, "member", engineDir, "000004.sst") },
+			ErrForeign, "has no FORMAT file that says what wrote it",
+		},
+		{
 			"an etcd proxy's",
 			func(t *testing.T, cfg *config.Config) { write(t, "", cfg.DataDir, "proxy", "cluster") },
 			ErrForeign, "holds the data of an etcd v2 proxy",
@@ -103,7 +116,11 @@ func TestDataDirectoriesThatCannotBeUsed(t *testing.T) {
 		},
 		{
 			"a file in the place of the engine",
-			func(t *testing.T, cfg *config.Config) { write(t, "", cfg.DataDir, "member", engineDir) },
+			func(t *testing.T, cfg *config.Config) {
+				used(t, cfg)
+				require.NoError(t, os.RemoveAll(filepath.Join(cfg.DataDir, "member", engineDir)))
+				write(t, "", cfg.DataDir, "member", engineDir)
+			},
 			nil, "open the memory engine in",
 		},
 		{
@@ -149,19 +166,6 @@ func TestDataDirectoriesThatCannotBeUsed(t *testing.T) {
 			noGoroutines(t)
 		})
 	}
-}
-
-func TestInvalidFilesAreNamed(t *testing.T) {
-	smallSegments(t)
-	cfg := quietConfig(t, config.EngineMemory)
-	write(t, "", cfg.DataDir, "member.bak")
-	core, lines := observer.New(zapcore.WarnLevel)
-	m, err := Open(t.Context(), cfg, zap.New(core))
-	require.NoError(t, err)
-	stop(t, m)
-	found := lines.FilterMessage("found invalid file under data directory").All()
-	require.Len(t, found, 1)
-	require.Equal(t, "member.bak", found[0].ContextMap()["filename"])
 }
 
 // TestLock starts a member on the data directory of one that runs.

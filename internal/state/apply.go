@@ -148,7 +148,8 @@ func (s *State) applyCluster(req *pb.InternalRaftRequest) (Result, error) {
 	case req.DowngradeVersionTest != nil:
 		return ok, nil // etcd's tests put these into a log; they mean nothing
 	}
-	return Result{}, ErrUnknownRequest
+	// Going on would leave this member with another state than the one that knew the request.
+	return Result{}, failed{ErrUnknownRequest}
 }
 
 func failure(err error) error {

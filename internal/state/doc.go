@@ -21,8 +21,10 @@ var (
 	ErrNoSpace = errors.New("state: the space quota is exceeded")
 	// ErrCorrupt says that a CORRUPT alarm is raised.
 	ErrCorrupt = errors.New("state: the data of a member is corrupt")
-	// ErrUnknownRequest says that the entry asks for something this version does not know.
-	ErrUnknownRequest = errors.New("state: the log entry holds a request that this version does not know")
 	// ErrUnknownAction says that an alarm request names no known action.
 	ErrUnknownAction = errors.New("state: unknown alarm action")
 )
+
+// ErrUnknownRequest is a failure: the log holds a request that this version does not know. It was written
+// by a newer version, or by an etcd.
+var ErrUnknownRequest = errors.New("state: the log holds a request that this version does not know; start the version that wrote it, or a newer one")

@@ -164,7 +164,8 @@ func (s *State) commit() (*View, error) {
 type Removal struct {
 	// Removed is the number of revisions.
 	Removed int
-	// Finished is the compaction revision that was completed, 0 if none.
+	// Done says that the compaction at revision Finished is complete.
+	Done     bool
 	Finished int64
 	// Waiting says that a reader still uses what is to be removed; try again later.
 	Waiting bool
@@ -189,7 +190,7 @@ func (s *State) RemoveSome(limit int) (Removal, error) {
 	s.store.Begin(&s.batch)
 	done := s.store.RemoveSome(limit)
 	_, err := s.commit()
-	return Removal{Removed: done.Revisions, Finished: done.Finished}, err
+	return Removal{Removed: done.Revisions, Done: done.Done, Finished: done.Finished}, err
 }
 
 // Events reads the history of the newest view for watchers. It returns watch.ErrCompacted when some of

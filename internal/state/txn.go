@@ -157,7 +157,8 @@ func RangeOptions(r *pb.RangeRequest) mvcc.RangeOptions {
 	return mvcc.RangeOptions{
 		Key: r.GetKey(), End: r.GetRangeEnd(), Revision: r.GetRevision(), Limit: r.GetLimit(),
 		CountOnly: r.GetCountOnly(), KeysOnly: r.GetKeysOnly(),
-		Order: mvcc.SortOrder(r.GetSortOrder()), Target: mvcc.SortTarget(r.GetSortTarget()),
+		KeysLease: r.GetSortTarget() == pb.RangeRequest_VALUE,
+		Order:     mvcc.SortOrder(r.GetSortOrder()), Target: mvcc.SortTarget(r.GetSortTarget()),
 		MinMod: r.GetMinModRevision(), MaxMod: r.GetMaxModRevision(),
 		MinCreate: r.GetMinCreateRevision(), MaxCreate: r.GetMaxCreateRevision(),
 	}
