@@ -71,6 +71,7 @@ type inbox struct {
 		// proposals, bytes and reads that wait here or with the loop, not in raft yet
 		queued, queuedBytes, queuedReads int
 		stopped                          bool
+		full                             bool // the tail is
 		failure                          error
 	}
 }
@@ -90,7 +91,7 @@ func (in *inbox) propose(p Proposal) error {
 	switch {
 	case in.mu.stopped:
 		return ErrStopped
-	case in.mu.queued >= maxQueuedProposals, in.mu.queued > 0 && in.mu.queuedBytes+len(p.Data) > maxQueuedBytes:
+	case in.mu.full, in.mu.queued >= maxQueuedProposals, in.mu.queued > 0 && in.mu.queuedBytes+len(p.Data) > maxQueuedBytes:
 		return ErrBusy
 	}
 	in.mu.queued++
@@ -190,6 +191,13 @@ func (in *inbox) free(proposals, bytes, reads int) {
 	in.mu.queued -= proposals
 	in.mu.queuedBytes -= bytes
 	in.mu.queuedReads -= reads
+}
+
+// refuse says whether proposals are refused until more of the log is flushed.
+func (in *inbox) refuse(full bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.mu.full = full
 }
 
 // stop refuses everything from now on and returns what had arrived.

@@ -32,6 +32,7 @@ type loop struct {
 	wait    uint64 // ticks that something may wait
 	waiting []waitingProposal
 	reads   readRounds
+	full    bool // more is unflushed than may be, as the inbox was told
 }
 
 type waitingProposal struct {
@@ -145,7 +146,8 @@ func (l *loop) turn(in *arrivals) error {
 		}
 	}
 	if cp := in.released; cp.index > 0 {
-		l.core.tail.compact(min(cp.index, l.core.applied.applied), cp.keep)
+		l.core.tail.flush(cp.index)
+		l.core.tail.compact(l.core.compactable(cp.index), cp.keep)
 	}
 	for _, m := range in.messages {
 		l.core.step(m)
@@ -172,8 +174,12 @@ func (l *loop) turn(in *arrivals) error {
 func (l *loop) handOut(eff effects) {
 	n := l.node
 	l.publish()
+	if full := l.core.tail.unflushed > n.cfg.MaxUnflushedBytes; full != l.full {
+		l.full = full
+		n.inbox.refuse(full)
+	}
 	if eff.leaderChanged {
-		n.counters.LeaderChanges.Add(1)
+		n.counters.LeaderChanges.Add(eff.leaders)
 		next := make(chan struct{})
 		close(*n.leader.Swap(&next))
 		l.fail(l.reads.abandoned(), ErrLeaderChanged)
@@ -271,10 +277,11 @@ func (l *loop) propose() {
 	}
 }
 
-// choose splits what waits into what is offered in this turn and what is not. At most one conf change is
-// offered: raft takes no second one before the first is applied. more says that a turn should follow at once.
+// choose splits what waits into what is offered in this turn and what is not: no more than raft has room for, which
+// grows with the next apply. At most one conf change is offered: raft takes no second one before the first is
+// applied. more says that a turn should follow at once. If nothing is taken, kept is not meant.
 func (l *loop) choose() (taken, kept []waitingProposal, more bool) {
-	conf := !l.core.holdsConfChanges()
+	conf, room := !l.core.holdsConfChanges(), l.core.room()
 	bytes := 0
 	for i, p := range l.waiting {
 		if p.Type != raftpb.EntryNormal {
@@ -284,8 +291,12 @@ func (l *loop) choose() (taken, kept []waitingProposal, more bool) {
 			}
 			conf = false
 		}
-		if bytes += len(p.Data); bytes > maxTurnBytes && len(taken) > 0 {
-			return taken, append(kept, l.waiting[i:]...), true
+		bytes += len(p.Data)
+		if full := uint64(bytes) > room; full || bytes > maxTurnBytes && len(taken) > 0 {
+			if len(taken) == 0 {
+				return nil, nil, false // and spare the copy: this may go on for many turns
+			}
+			return taken, append(kept, l.waiting[i:]...), !full
 		}
 		taken = append(taken, p)
 	}

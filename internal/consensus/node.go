@@ -60,9 +60,18 @@ type Config struct {
 	// initial-election-tick-advance).
 	AdvanceTicks bool
 
+	// MaxUnflushedBytes bounds the log's data above the newest checkpoint, which is in memory: beyond it Propose
+	// refuses, because flushing the engine hangs or is too slow. It must be well above what is applied between two
+	// checkpoints, else nothing would ever ask for the next one. 0 is defaultMaxUnflushedBytes.
+	MaxUnflushedBytes uint64
+
 	Transport Transport // nil for a single member
 	Logger    *zap.Logger
 }
+
+// defaultMaxUnflushedBytes must not be reached by any sound policy of flushing. The laziest one writes an engine in
+// memory as a whole when a quarter of it has changed: 2 GiB of log at 8 GiB, the largest database that etcd advises.
+const defaultMaxUnflushedBytes = 4 << 30
 
 // First is the position before the first entry.
 type First struct{ Index, Term uint64 }
@@ -103,7 +112,11 @@ func Open(cfg Config) (*Node, error) {
 	} else {
 		cfg.Bootstrap = nil
 	}
+	if cfg.MaxUnflushedBytes == 0 {
+		cfg.MaxUnflushedBytes = defaultMaxUnflushedBytes
+	}
 	t := newTail(hs, cloneConfState(cfg.ConfState), position{cfg.First.Index, cfg.First.Term}, cfg.Entries)
+	t.flush(cfg.Applied) // the engine came back with it
 	c, err := newCore(coreConfig{
 		id:             cfg.ID,
 		tail:           t,
@@ -153,6 +166,10 @@ func (cfg *Config) check() (*raftpb.HardState, error) {
 		}
 		last++
 	}
+	lastTerm := cfg.First.Term
+	if n := len(cfg.Entries); n > 0 {
+		lastTerm = cfg.Entries[n-1].GetTerm()
+	}
 	hs := &raftpb.HardState{Term: new(cfg.HardState.GetTerm()), Vote: new(cfg.HardState.GetVote()),
 		Commit: new(max(cfg.HardState.GetCommit(), cfg.Applied))}
 	if raft.IsEmptyHardState(cfg.HardState) {
@@ -177,11 +194,16 @@ func (cfg *Config) check() (*raftpb.HardState, error) {
 		return nil, fmt.Errorf("open consensus: the raft log ends at index %d but says that it is committed up to %d: "+
 			"it is corrupted; restore the member from a backup or from the other members", last, cfg.HardState.GetCommit())
 	}
+	if lastTerm > hs.GetTerm() {
+		// A crash has torn an append between its entries and its hard state. The member was in that term; it had
+		// told nobody, so it has no vote in it.
+		hs.Term, hs.Vote = &lastTerm, new(uint64)
+	}
 	return hs, nil
 }
 
-// Propose queues an entry. It returns ErrBusy if too many wait, ErrStopped after the end of Run, another error if the
-// proposal is malformed; Dropped is not called then. Without a leader, proposals wait for one.
+// Propose queues an entry. It returns ErrBusy if too many wait or too much is unflushed, ErrStopped after the end of
+// Run, another error if the proposal is malformed; Dropped is not called then. Without a leader, proposals wait for one.
 func (n *Node) Propose(p Proposal) error {
 	switch p.Type {
 	case raftpb.EntryNormal:

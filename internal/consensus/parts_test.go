@@ -62,13 +62,23 @@ func TestTail(t *testing.T) {
 	require.ErrorIs(t, err, raft.ErrSnapshotTemporarilyUnavailable)
 
 	tail.compact(14, 2)
+	require.Equal(t, position{10, 1}, tail.first, "nothing is flushed")
+	require.Equal(t, uint64(60), tail.unflushed)
+	tail.flush(14)
+	require.Equal(t, uint64(20), tail.unflushed)
+	require.NoError(t, tail.append(run(2, 15, 17)))
+	require.Equal(t, uint64(30), tail.unflushed)
+	require.NoError(t, tail.append(run(3, 15, 16)))
+	tail.flush(99)
+	require.Zero(t, tail.unflushed)
+	tail.compact(14, 2)
 	require.Equal(t, position{12, 1}, tail.first)
 	tail.compact(12, 0)
 	require.Equal(t, position{12, 1}, tail.first)
 	tail.compact(14, 100)
 	require.Equal(t, position{12, 1}, tail.first)
 	tail.compact(99, 0)
-	require.Equal(t, position{16, 2}, tail.first)
+	require.Equal(t, position{16, 3}, tail.first)
 	require.Zero(t, tail.bytes)
 }
 
@@ -79,6 +89,7 @@ func TestTailBoundsTheBytesItKeeps(t *testing.T) {
 		e.Data = one
 	}
 	tail := newTail(nil, nil, position{}, ents)
+	tail.flush(8)
 	tail.compact(8, 8)
 	require.Equal(t, uint64(5), tail.first.index, "three of a quarter each, with what an entry costs beside, are below the bound")
 }

@@ -39,5 +39,5 @@ type Counters struct {
 	ReadRounds       atomic.Uint64 // read-index rounds begun
 	SlowReadRounds   atomic.Uint64 // rounds repeated because no answer came
 	ReadsFailed      atomic.Uint64
-	LeaderChanges    atomic.Uint64 // to another leader or to none
+	LeaderChanges    atomic.Uint64 // to a leader: losing one counts only when there is the next, as in etcd
 }

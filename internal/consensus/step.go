@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -74,11 +75,17 @@ type core struct {
 	// heldConfChanges is the index up to which must be applied before conf changes are proposed again. raft keeps
 	// one conf change pending at a time and puts an empty entry in the place of a second one. Only a leader holds.
 	heldConfChanges uint64
+
+	// uncommitted mirrors raft's own count of payload bytes that it took as the leader of uncommittedTerm and has
+	// not applied. raft logs a warning for each proposal over its bound, so none of those may reach it.
+	uncommitted     uint64
+	uncommittedTerm uint64
 }
 
 // effects is what follows from a turn, in the order in which it must be taken: status first, then the rest.
 type effects struct {
 	leaderChanged bool
+	leaders       uint64            // changes to a new leader, not those to none
 	send          []*raftpb.Message // to other members, at once
 	write         []*raftpb.Message // MsgStorageAppend, in order, for the log writer
 	reads         []raft.ReadState
@@ -154,9 +161,56 @@ func (c *core) maybeCampaign() error {
 	return nil
 }
 
-// step takes a message of another member. Errors that only say that the message came too late or from nobody we
-// know are not errors of ours.
-func (c *core) step(m *raftpb.Message) { _ = c.rn.Step(m) }
+// step takes a message of another member, or one to ourselves. Errors that only say that the message came too late
+// or from nobody we know are not errors of ours, and a forwarded proposal may be lost: its member repeats it.
+func (c *core) step(m *raftpb.Message) {
+	if m.GetType() == raftpb.MsgProp {
+		_ = c.offer(m)
+		return
+	}
+	_ = c.rn.Step(m)
+}
+
+// room returns how many bytes of proposals raft would take now. One proposal alone may be larger than any bound.
+func (c *core) room() uint64 {
+	st := c.rn.BasicStatus()
+	if st.GetTerm() != c.uncommittedTerm {
+		// raft counts from zero in each term, and a member leads at most once in a term.
+		c.uncommitted, c.uncommittedTerm = 0, st.GetTerm()
+	}
+	if st.RaftState != raft.StateLeader || c.uncommitted == 0 {
+		return math.MaxUint64
+	}
+	return maxUncommittedBytes - min(c.uncommitted, maxUncommittedBytes)
+}
+
+// offer steps a MsgProp if raft has room for it.
+func (c *core) offer(m *raftpb.Message) error {
+	room := c.room()
+	if payload(m.GetEntries()) > room {
+		return raft.ErrProposalDropped
+	}
+	if err := c.rn.Step(m); err != nil {
+		return err
+	}
+	if c.rn.BasicStatus().RaftState == raft.StateLeader {
+		c.uncommitted += payload(m.GetEntries()) // after raft has replaced conf changes by empty entries
+	}
+	return nil
+}
+
+// payload is the size of entries as raft bounds it.
+func payload(ents []*raftpb.Entry) uint64 {
+	var n uint64
+	for _, e := range ents {
+		n += uint64(len(e.GetData()))
+	}
+	return n
+}
+
+// compactable returns how far of what the engine has made durable the tail may forget. raft hears of an apply only
+// after its last batch, and reads everything above what it has heard of again before it campaigns.
+func (c *core) compactable(durable uint64) uint64 { return min(durable, c.rn.BasicStatus().Applied) }
 
 // written takes a MsgStorageAppend back after its entries and hard state are durable.
 func (c *core) written(m *raftpb.Message) error {
@@ -189,6 +243,9 @@ func (c *core) appliedBatch(b Batch, changes []ConfChange) error {
 	}
 	for _, m := range b.responses {
 		c.step(m)
+		if m.GetType() == raftpb.MsgStorageApplyResp {
+			c.uncommitted -= min(c.uncommitted, payload(m.GetEntries()))
+		}
 	}
 	return nil
 }
@@ -211,7 +268,7 @@ func (c *core) hasLeader() bool { return c.soft.Lead != raft.None }
 func (c *core) propose(ents []*raftpb.Entry) (verdict, []int) {
 	offered := make([]*raftpb.Entry, len(ents))
 	copy(offered, ents)
-	err := c.rn.Step(&raftpb.Message{Type: raftpb.MsgProp.Enum(), From: new(c.id), Entries: offered})
+	err := c.offer(&raftpb.Message{Type: raftpb.MsgProp.Enum(), From: new(c.id), Entries: offered})
 	if err != nil {
 		st := c.rn.BasicStatus()
 		switch {
@@ -270,6 +327,9 @@ func (c *core) ready() effects {
 		if rd.SoftState != nil {
 			if rd.Lead != c.soft.Lead {
 				eff.leaderChanged = true
+				if rd.SoftState.Lead != raft.None {
+					eff.leaders++
+				}
 				c.heldConfChanges = 0 // the entries it waits for may be gone
 			}
 			c.soft = *rd.SoftState

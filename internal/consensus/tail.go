@@ -19,14 +19,19 @@ const entryOverhead = 160
 //	│ index, term    │ first.index+1 ...                        │
 //	└────────────────┴──────────────────────────────────────────┘
 //
-// It is bounded by compaction: the entries above a checkpoint are bounded by how often the caller makes one, those
-// kept below it by the number it asks for and by tailKeepBytes.
+// It is bounded by compaction. The entries kept below a checkpoint are bounded by the number that the caller asks for
+// and by tailKeepBytes. Those above it are bounded by how often the caller makes one; should it make none any more,
+// Propose refuses when their data exceeds Config.MaxUnflushedBytes. What was queued by then still comes, at most
+// maxQueuedBytes and maxUncommittedBytes, and so does what another member leads to commit: its own bound holds that up.
 type tail struct {
 	hard    *raftpb.HardState
 	conf    *raftpb.ConfState
 	first   position // the entry before entries[0]: only its term is known
 	entries []*raftpb.Entry
 	bytes   uint64 // of entries, as entrySize counts
+
+	flushed   uint64 // the engine is durable up to here
+	unflushed uint64 // bytes of data in the entries above flushed
 }
 
 // position names an entry of the log.
@@ -40,8 +45,17 @@ func newTail(hs *raftpb.HardState, cs *raftpb.ConfState, first position, ents []
 	t := &tail{hard: hs, conf: cs, first: first, entries: ents[:len(ents):len(ents)]}
 	for _, e := range ents {
 		t.bytes += entrySize(e)
+		t.unflushed += uint64(len(e.GetData()))
 	}
+	t.flushed = first.index
 	return t
+}
+
+// flush notes that the engine is durable up to index.
+func (t *tail) flush(index uint64) {
+	for index = min(index, t.last()); t.flushed < index; t.flushed++ {
+		t.unflushed -= uint64(len(t.entries[t.flushed-t.first.index].GetData()))
+	}
 }
 
 func entrySize(e *raftpb.Entry) uint64 { return uint64(len(e.GetData())) + entryOverhead }
@@ -64,6 +78,9 @@ func (t *tail) append(ents []*raftpb.Entry) error {
 	keep := from - t.first.index - 1
 	for _, e := range t.entries[keep:] {
 		t.bytes -= entrySize(e)
+		if e.GetIndex() > t.flushed {
+			t.unflushed -= uint64(len(e.GetData()))
+		}
 	}
 	if keep < uint64(len(t.entries)) {
 		// raft may still hold slices of what is replaced.
@@ -72,14 +89,17 @@ func (t *tail) append(ents []*raftpb.Entry) error {
 	t.entries = append(t.entries, ents...)
 	for _, e := range ents {
 		t.bytes += entrySize(e)
+		if e.GetIndex() > t.flushed {
+			t.unflushed += uint64(len(e.GetData()))
+		}
 	}
 	return nil
 }
 
 // compact forgets entries at or below index-keep, and more, up to index, while those kept below index cost more than
-// tailKeepBytes.
+// tailKeepBytes. index must be flushed.
 func (t *tail) compact(index, keep uint64) {
-	index = min(index, t.last())
+	index = min(index, t.flushed)
 	if index <= t.first.index {
 		return
 	}
