@@ -58,6 +58,53 @@ func checkSegments(dir string) error {
 	return nil
 }
 
+// checkFree refuses a directory that holds anything but files with one of the suffixes. It may be absent.
+func checkFree(dir string, suffixes ...string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		ours := func(suffix string) bool { return e.Type().IsRegular() && strings.HasSuffix(e.Name(), suffix) }
+		if !slices.ContainsFunc(suffixes, ours) {
+			return fmt.Errorf("%w: %s holds %s", ErrOccupied, dir, e.Name())
+		}
+	}
+	return nil
+}
+
+// findDamage names the first segment that does not read as it was written, or does not follow on the one before. It
+// returns nothing if there is none.
+func findDamage(dir string) string {
+	all, err := segments(dir)
+	if err != nil {
+		return ""
+	}
+	var crc uint32
+	for i, s := range all {
+		path := filepath.Join(dir, s.name)
+		f, err := os.Open(path)
+		if err != nil {
+			return path
+		}
+		before := crc
+		var offset int64
+		offset, crc, err = readableEnd(f, before)
+		_ = f.Close() // it was only read
+		switch torn := errors.Is(err, io.ErrUnexpectedEOF); {
+		case err == nil, torn && i == len(all)-1:
+		case offset == 0 && i > 0 && errors.Is(err, walpb.ErrCRCMismatch):
+			return fmt.Sprintf("%s does not follow on %s, of which the end is missing, or is damaged at its beginning", path, all[i-1].name)
+		default:
+			return fmt.Sprintf("%s at offset %d", path, offset)
+		}
+	}
+	return ""
+}
+
 // checkUnused fails with ErrLocked if another process has the log open.
 func checkUnused(dir string) error {
 	all, err := segments(dir)
@@ -106,7 +153,7 @@ func inspectEnd(dir string) (_ *tear, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	offset, crc, derr := readableEnd(f)
+	offset, crc, derr := readableEnd(f, 0)
 	torn := errors.Is(derr, io.ErrUnexpectedEOF)
 	if derr != nil && !torn {
 		return nil, fmt.Errorf("%w: %s at offset %d: %w; %s", ErrCorrupt, path, offset, derr, advice)
@@ -128,9 +175,11 @@ func inspectEnd(dir string) (_ *tear, err error) {
 }
 
 // readableEnd decodes a segment up to its end or the first record that cannot be decoded, and returns the offset
-// and the running checksum there. The error is nil at the end of the log.
-func readableEnd(f *os.File) (offset int64, crc uint32, err error) {
+// and the running checksum there. The error is nil at the end of the log. before is the checksum at the end of the
+// segment before, 0 if that is not known.
+func readableEnd(f *os.File, before uint32) (offset int64, crc uint32, err error) {
 	d := wal.NewDecoder(fileutil.NewFileReader(f))
+	d.UpdateCRC(before)
 	var rec walpb.Record
 	for {
 		offset, crc = d.LastOffset(), d.LastCRC()

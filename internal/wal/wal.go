@@ -21,6 +21,8 @@ import (
 var (
 	// ErrExists says that the directory holds a log already.
 	ErrExists = errors.New("a raft log exists already")
+	// ErrOccupied says that the directory for a new log holds something else.
+	ErrOccupied = errors.New("the directory for the raft log is not empty; choose another one or clear it")
 	// ErrCorrupt says that the log does not read as it was written.
 	ErrCorrupt = errors.New("the raft log is damaged")
 	// ErrLocked says that another process uses the log.
@@ -61,6 +63,7 @@ type Log struct {
 	hs     *raftpb.HardState // newest known
 	last   uint64            // index of the newest entry
 	synced bool              // the hard state was written since the log was opened
+	failed error             // of the first write that failed: what is on disk is not known since
 
 	purger *purger
 	purged sync.WaitGroup
@@ -70,9 +73,17 @@ type Log struct {
 func Exist(dir string) bool { return wal.Exist(dir) }
 
 // Create makes a new log in dir, whose parent must exist, and opens it. A crash leaves either the whole log or none. It
-// fails with ErrExists if there is one.
+// fails with ErrExists if there is one, and with ErrOccupied if dir, or dir with the suffix ".tmp" in which it is
+// made, holds anything else than what is left of a crash in Create.
 func Create(lg *zap.Logger, dir string, md Metadata, opts Options) (l *Log, err error) {
 	defer recovered(&err, "create", dir)
+	if Exist(dir) {
+		return nil, fmt.Errorf("create raft log %s: %w", dir, ErrExists)
+	}
+	// etcd's package removes both with all that is in them.
+	if err := errors.Join(checkFree(dir, ".tmp"), checkFree(filepath.Clean(dir)+".tmp", ".tmp", ".wal")); err != nil {
+		return nil, fmt.Errorf("create raft log %s: %w", dir, err)
+	}
 	data, err := proto.Marshal(&etcdserverpb.Metadata{NodeID: &md.NodeID, ClusterID: &md.ClusterID})
 	if err != nil {
 		return nil, fmt.Errorf("create raft log %s: encode metadata: %w", dir, err)
@@ -89,7 +100,8 @@ func Create(lg *zap.Logger, dir string, md Metadata, opts Options) (l *Log, err 
 
 // Open opens the log in dir and reads it from the newest mark that is not above applied, the index that the engine
 // has applied. A record at the end that a crash has torn is cut off; the segment as it was stays beside it, with the
-// suffix ".broken". It fails with ErrCorrupt, ErrLocked or ErrNoMark.
+// suffix ".broken". It fails with ErrCorrupt, ErrLocked or ErrNoMark. Whose log it is stands in Restored.Metadata; a
+// caller that knows who it is must compare.
 func Open(lg *zap.Logger, dir string, applied uint64, opts Options) (l *Log, r *Restored, err error) {
 	defer recovered(&err, "open", dir)
 	if err := checkSegments(dir); err != nil {
@@ -148,7 +160,7 @@ func read(lg *zap.Logger, dir string, mark *walpb.Snapshot) (w *wal.WAL, r *Rest
 	open := w
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: %v; %s", ErrCorrupt, p, advice)
+			err = damage(dir, fmt.Errorf("%v", p))
 		}
 		if err != nil {
 			w, r, err = nil, nil, errors.Join(err, open.Close())
@@ -156,7 +168,7 @@ func read(lg *zap.Logger, dir string, mark *walpb.Snapshot) (w *wal.WAL, r *Rest
 	}()
 	data, hs, ents, err := open.ReadAll()
 	if err != nil {
-		return nil, nil, damage(err)
+		return nil, nil, damage(dir, err)
 	}
 	var md etcdserverpb.Metadata
 	if len(data) == 0 {
@@ -173,10 +185,13 @@ func read(lg *zap.Logger, dir string, mark *walpb.Snapshot) (w *wal.WAL, r *Rest
 	return open, r, nil
 }
 
-// damage says of an error of the decoder what it means to the operator.
-func damage(err error) error {
+// damage says of an error of the decoder what it means to the operator, and in which segment it is.
+func damage(dir string, err error) error {
 	if os.IsPermission(err) {
 		return err
+	}
+	if where := findDamage(dir); where != "" {
+		return fmt.Errorf("%w: %s: %w; %s", ErrCorrupt, where, err, advice)
 	}
 	return fmt.Errorf("%w: %w; %s", ErrCorrupt, err, advice)
 }
@@ -185,7 +200,7 @@ func damage(err error) error {
 func newestMark(lg *zap.Logger, dir string, applied uint64) (*walpb.Snapshot, error) {
 	marks, err := wal.ValidSnapshotEntries(lg, dir)
 	if err != nil {
-		return nil, damage(err)
+		return nil, damage(dir, err)
 	}
 	var newest *walpb.Snapshot
 	for _, m := range marks {
@@ -203,9 +218,13 @@ func newestMark(lg *zap.Logger, dir string, applied uint64) (*walpb.Snapshot, er
 		"restore both together", ErrNoMark, applied, marks[0].GetIndex())
 }
 
-// Append writes a hard state (nil if unchanged) and entries, and syncs unless only the commit index has moved. It may
-// be called after an error no more.
+// Append writes a hard state (nil if unchanged) and entries, and syncs unless only the commit index has moved. After
+// an error it, and Mark, fail with that error.
 func (l *Log) Append(hs *raftpb.HardState, ents []*raftpb.Entry) (err error) {
+	if l.failed != nil {
+		return fmt.Errorf("append to raft log %s after a failed write: %w", l.dir, l.failed)
+	}
+	defer func() { l.failed = err }()
 	defer recovered(&err, "append to", l.dir)
 	if hs == nil && !l.synced && l.hs != nil {
 		// etcd's wal repeats the hard state at the head of each segment, but only one written since it was opened;
@@ -226,10 +245,14 @@ func (l *Log) Append(hs *raftpb.HardState, ents []*raftpb.Entry) (err error) {
 
 // Mark records and syncs that the engine is durable up to index.
 func (l *Log) Mark(index, term uint64, cs *raftpb.ConfState) (err error) {
-	defer recovered(&err, "mark", l.dir)
+	if l.failed != nil {
+		return fmt.Errorf("mark index %d in raft log %s after a failed write: %w", index, l.dir, l.failed)
+	}
 	if index > l.last {
 		return fmt.Errorf("mark index %d in raft log %s: its last entry is %d", index, l.dir, l.last)
 	}
+	defer func() { l.failed = err }()
+	defer recovered(&err, "mark", l.dir)
 	if l.hs.GetCommit() < index {
 		// Readers believe only marks that are not above the commit index, which is not always written.
 		hs := &raftpb.HardState{Term: new(l.hs.GetTerm()), Vote: new(l.hs.GetVote()), Commit: &index}
@@ -254,11 +277,16 @@ func (l *Log) Release(index uint64) (err error) {
 	return nil
 }
 
-// Close syncs and closes the log, and waits for deletions that have begun.
+// Close syncs and closes the log, and waits for deletions that have begun. After a failed write it only closes.
 func (l *Log) Close() (err error) {
 	defer recovered(&err, "close", l.dir)
 	l.purger.stop()
 	l.purged.Wait()
+	if l.failed != nil {
+		// A sync may succeed although the one before has lost what it was to write. Nothing is left to flush: the
+		// encoder drops what it could not write.
+		l.wal.SetUnsafeNoFsync()
+	}
 	if err := l.wal.Close(); err != nil {
 		return fmt.Errorf("close raft log %s: %w", l.dir, err)
 	}

@@ -211,7 +211,7 @@ func torn(t testing.TB) (dir string, ends []int64) {
 		require.NoError(t, l.Append(hardState(1, 7, i-1), ents))
 		f, err := os.Open(lastSegment(t, dir))
 		require.NoError(t, err)
-		end, _, err := readableEnd(f)
+		end, _, err := readableEnd(f, 0)
 		require.NoError(t, err)
 		require.NoError(t, f.Close())
 		ends = append(ends, end)
@@ -310,6 +310,13 @@ func TestMissingSegmentIsRefused(t *testing.T) {
 	require.NoError(t, os.WriteFile(middle, data[:len(data)/2], 0o600))
 	_, _, err = Open(zap.NewNop(), dir, 0, Options{})
 	require.ErrorIs(t, err, ErrCorrupt)
+	require.ErrorContains(t, err, middle, "it names the file")
+
+	data[strings.Index(string(data), "entry ")] ^= 1
+	require.NoError(t, os.WriteFile(middle, data, 0o600))
+	_, _, err = Open(zap.NewNop(), dir, 0, Options{})
+	require.ErrorIs(t, err, ErrCorrupt)
+	require.ErrorContains(t, err, middle)
 
 	require.NoError(t, os.Remove(middle))
 	_, _, err = Open(zap.NewNop(), dir, 0, Options{})
@@ -333,6 +340,56 @@ func TestForeignMetadataIsRefused(t *testing.T) {
 		require.ErrorIs(t, err, ErrCorrupt)
 		require.ErrorContains(t, err, want)
 	}
+}
+
+// TestCreateLeavesWhatIsNotOurs creates a log in directories of somebody else.
+func TestCreateLeavesWhatIsNotOurs(t *testing.T) {
+	smallSegments(t, 16<<10)
+	for _, name := range []string{"wal/mine/precious", "wal/notes", "wal.tmp/notes", "wal/dir.tmp/notes"} {
+		parent := t.TempDir()
+		path := filepath.Join(parent, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
+		require.NoError(t, os.WriteFile(path, []byte("x"), 0o600))
+		_, err := Create(zap.NewNop(), filepath.Join(parent, "wal"), testMetadata, Options{})
+		require.ErrorIs(t, err, ErrOccupied)
+		require.ErrorContains(t, err, filepath.Join(parent, strings.Split(name, "/")[0])+" holds "+strings.Split(name, "/")[1])
+		require.FileExists(t, path)
+	}
+	file := filepath.Join(t.TempDir(), "wal")
+	require.NoError(t, os.WriteFile(file, []byte("x"), 0o600))
+	_, err := Create(zap.NewNop(), file, testMetadata, Options{})
+	require.Error(t, err)
+	require.FileExists(t, file)
+
+	dir := filepath.Join(t.TempDir(), "wal")
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "0.tmp"), []byte("x"), 0o600))
+	l, err := Create(zap.NewNop(), dir, testMetadata, Options{})
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+}
+
+// TestNothingIsWrittenAfterAFailure takes the directory away while a segment is begun, and gives it back. What is
+// written then would be in a segment that has no name.
+func TestNothingIsWrittenAfterAFailure(t *testing.T) {
+	smallSegments(t, 4<<10)
+	l, dir := create(t, Options{})
+	require.NoError(t, l.Append(hardState(1, 7, 0), entries(1, 1, 1)))
+	require.NoError(t, os.Rename(dir, dir+".away"))
+	next, err := uint64(2), error(nil)
+	for ; err == nil; next++ {
+		err = l.Append(nil, entries(1, next, next))
+	}
+	require.NoError(t, os.Rename(dir+".away", dir))
+	later := l.Append(nil, entries(1, next, next))
+	require.ErrorContains(t, later, "after a failed write")
+	require.ErrorIs(t, later, err)
+	require.ErrorIs(t, l.Mark(1, 1, &raftpb.ConfState{Voters: []uint64{7}}), err)
+	require.NoError(t, l.Close())
+
+	l, r := open(t, dir, 0, Options{})
+	require.GreaterOrEqual(t, uint64(len(r.Entries)), next-2, "all that was acknowledged")
+	require.NoError(t, l.Close())
 }
 
 // TestFailuresAreReported uses a log that is closed.
