@@ -156,7 +156,7 @@ func (none) NewPrefix() (string, error)             { return "", nil }
 func (none) Issue(Login, time.Time) (string, error) { return "", ErrFailed }
 func (none) AppliedIndex(string) uint64             { return 0 }
 func (none) Apply([]Change, time.Time)              {}
-func (none) Maintain(time.Time) error               { return nil }
+func (none) Maintain(time.Time) (bool, error)       { return false, nil }
 func (none) Identify(string, uint64, time.Time) (Identity, error) {
 	return Identity{}, ErrInvalidToken
 }
