@@ -119,8 +119,31 @@ func kvsSize(kvs [][]byte) (n int) {
 	return n
 }
 
+// headerSize is what appendHeader appends.
+func headerSize(who *Header, revision int64) int {
+	n := uintSize(uint64(revision))
+	if who != nil {
+		n += uintSize(who.Cluster) + uintSize(who.Member) + uintSize(who.Term)
+	}
+	return messageSize(n)
+}
+
+func boolSize(v bool) int {
+	if v {
+		return 2
+	}
+	return 0
+}
+
 func encodeRange(who *Header, res *mvcc.RangeResult) encoded {
-	b := make([]byte, 0, headerBytes+kvsSize(res.KVs)+16)
+	return appendRange(make([]byte, 0, rangeSize(who, res)), who, res)
+}
+
+func rangeSize(who *Header, res *mvcc.RangeResult) int {
+	return headerSize(who, res.Revision) + kvsSize(res.KVs) + boolSize(res.More) + uintSize(uint64(res.Count))
+}
+
+func appendRange(b []byte, who *Header, res *mvcc.RangeResult) []byte {
 	b = appendHeader(b, who, res.Revision)
 	b = appendKVs(b, fieldRangeKVs, res.KVs)
 	b = appendBool(b, fieldRangeMore, res.More)
@@ -128,7 +151,18 @@ func encodeRange(who *Header, res *mvcc.RangeResult) encoded {
 }
 
 func encodePut(who *Header, revision int64, res *state.PutResponse) encoded {
-	b := make([]byte, 0, headerBytes+messageSize(len(res.Prev)))
+	return appendPut(make([]byte, 0, putSize(who, revision, res)), who, revision, res)
+}
+
+func putSize(who *Header, revision int64, res *state.PutResponse) int {
+	n := headerSize(who, revision)
+	if res.Prev != nil {
+		n += messageSize(len(res.Prev))
+	}
+	return n
+}
+
+func appendPut(b []byte, who *Header, revision int64, res *state.PutResponse) []byte {
 	b = appendHeader(b, who, revision)
 	if res.Prev != nil {
 		b = appendMessage(b, fieldPutPrev, res.Prev)
@@ -137,38 +171,83 @@ func encodePut(who *Header, revision int64, res *state.PutResponse) encoded {
 }
 
 func encodeDelete(who *Header, revision int64, res *state.DeleteResponse) encoded {
-	b := make([]byte, 0, headerBytes+kvsSize(res.Prev)+16)
+	return appendDelete(make([]byte, 0, deleteSize(who, revision, res)), who, revision, res)
+}
+
+func deleteSize(who *Header, revision int64, res *state.DeleteResponse) int {
+	return headerSize(who, revision) + uintSize(uint64(res.Deleted)) + kvsSize(res.Prev)
+}
+
+func appendDelete(b []byte, who *Header, revision int64, res *state.DeleteResponse) []byte {
 	b = appendHeader(b, who, revision)
 	b = appendUint(b, fieldDeleted, uint64(res.Deleted))
 	return appendKVs(b, fieldDeletePrev, res.Prev)
 }
 
+// encodeTxn encodes the answer to a transaction in one buffer, however deep it is nested: what its ranges
+// found may be large and is copied once.
 func encodeTxn(who *Header, revision int64, res *state.TxnResponse) encoded {
-	b := appendHeader(make([]byte, 0, headerBytes+64*len(res.Ops)), who, revision)
+	return appendTxn(make([]byte, 0, txnSize(who, revision, res)), who, revision, res)
+}
+
+func txnSize(who *Header, revision int64, res *state.TxnResponse) int {
+	n := headerSize(who, revision) + boolSize(res.Succeeded)
+	for i := range res.Ops {
+		_, inner := opSize(&res.Ops[i])
+		n += messageSize(inner)
+	}
+	return n
+}
+
+func appendTxn(b []byte, who *Header, revision int64, res *state.TxnResponse) []byte {
+	b = appendHeader(b, who, revision)
 	b = appendBool(b, fieldTxnSucceeded, res.Succeeded)
 	for i := range res.Ops {
-		b = appendMessage(b, fieldTxnResponses, encodeOp(&res.Ops[i]))
+		b = appendOp(b, &res.Ops[i])
 	}
 	return b
 }
 
-// encodeOp encodes the answer to one operation of a transaction; empty for one without content.
-func encodeOp(op *state.OpResponse) []byte {
-	var m []byte
-	var field protowire.Number
+// opSize returns the size of the answer to one operation, without and with the wrapping that says which
+// kind it is; both are 0 for one without content.
+func opSize(op *state.OpResponse) (bare, wrapped int) {
 	switch {
 	case op.Range != nil:
-		field, m = fieldOpRange, encodeRange(nil, op.Range)
+		bare = rangeSize(nil, op.Range)
 	case op.Put != nil:
-		field, m = fieldOpPut, encodePut(nil, op.Revision, op.Put)
+		bare = putSize(nil, op.Revision, op.Put)
 	case op.Delete != nil:
-		field, m = fieldOpDelete, encodeDelete(nil, op.Revision, op.Delete)
+		bare = deleteSize(nil, op.Revision, op.Delete)
 	case op.Txn != nil:
-		field, m = fieldOpTxn, encodeTxn(nil, 0, op.Txn)
+		bare = txnSize(nil, 0, op.Txn)
 	default:
-		return nil
+		return 0, 0
 	}
-	return appendMessage(make([]byte, 0, messageSize(len(m))), field, m)
+	return bare, messageSize(bare)
+}
+
+func appendOp(b []byte, op *state.OpResponse) []byte {
+	bare, wrapped := opSize(op)
+	open := func(field protowire.Number, size int) {
+		b = protowire.AppendTag(b, field, protowire.BytesType)
+		b = protowire.AppendVarint(b, uint64(size))
+	}
+	open(fieldTxnResponses, wrapped)
+	switch {
+	case op.Range != nil:
+		open(fieldOpRange, bare)
+		return appendRange(b, nil, op.Range)
+	case op.Put != nil:
+		open(fieldOpPut, bare)
+		return appendPut(b, nil, op.Revision, op.Put)
+	case op.Delete != nil:
+		open(fieldOpDelete, bare)
+		return appendDelete(b, nil, op.Revision, op.Delete)
+	case op.Txn != nil:
+		open(fieldOpTxn, bare)
+		return appendTxn(b, nil, 0, op.Txn)
+	}
+	return b
 }
 
 // eventSize is the size of an event within a watch response, without tag and length.

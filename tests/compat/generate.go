@@ -2,6 +2,7 @@ package compat
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 
 	"google.golang.org/protobuf/proto"
@@ -183,6 +184,9 @@ func (g *generator) read() *pb.RangeRequest {
 		Serializable: g.chance(30), KeysOnly: g.chance(20), CountOnly: g.chance(10)}
 	if g.chance(40) {
 		r.Limit = g.rng.Int64N(6) - 1
+		if g.chance(5) {
+			r.Limit = math.MaxInt64
+		}
 	}
 	if g.chance(40) {
 		r.SortOrder = pb.RangeRequest_SortOrder(g.rng.IntN(3))

@@ -29,7 +29,7 @@ func TestRangeOptions(t *testing.T) {
 		fillForRanges(r)
 		for order := pb.RangeRequest_NONE; order <= pb.RangeRequest_DESCEND; order++ {
 			for target := pb.RangeRequest_KEY; target <= pb.RangeRequest_VALUE; target++ {
-				for _, limit := range []int64{-1, 0, 1, 2, 3, 8, 9, 100} {
+				for _, limit := range []int64{-1, 0, 1, 2, 3, 8, 9, 100, 1<<63 - 1} {
 					for shape := range 8 {
 						r.Do(&pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte("z"), Limit: limit,
 							SortOrder: order, SortTarget: target,
@@ -131,7 +131,7 @@ func TestRangeStream(t *testing.T) {
 				r.Stream(&pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte("z"), SortOrder: order, SortTarget: target})
 			}
 		}
-		for _, limit := range []int64{-1, 0, 1, 3, 9, 10, 100} {
+		for _, limit := range []int64{-1, 0, 1, 3, 9, 10, 100, 1<<63 - 1} {
 			for shape := range 8 {
 				for _, revision := range []int64{-1, 0, 1, 9, rangesRevision, rangesRevision + 1} {
 					r.Stream(&pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte("z"), Limit: limit, Revision: revision,
