@@ -114,14 +114,13 @@ func (m *Member) checkpointAll() {
 			due = append(due, lease.Checkpoint{ID: id, Remaining: int64(left / time.Second)})
 		}
 	}
-	for len(due) > 0 {
-		k := min(len(due), checkpointBatch)
-		if _, err := m.Propose(ctx, &pb.InternalRaftRequest{LeaseCheckpoint: checkpointRequest(due[:k])}); err != nil {
-			m.lg.Warn("could not note the remaining times of all leases; some begin anew at the next start",
-				zap.Int("leases", len(due)), zap.Error(err))
-			return
-		}
-		due = due[k:]
+	last := max(0, len(due)-1) / checkpointBatch * checkpointBatch
+	m.checkpoint(due[:last])
+	if due = due[last:]; len(due) == 0 {
+		return
+	}
+	if _, err := m.Propose(ctx, &pb.InternalRaftRequest{LeaseCheckpoint: checkpointRequest(due)}); err != nil {
+		m.lg.Warn("could not note the remaining times of all leases; some begin anew at the next start", zap.Error(err))
 	}
 }
 

@@ -82,7 +82,7 @@ func TestCtlMember(t *testing.T) {
 
 // awaitStorageVersion waits for what a member tells its cluster in the background after it is ready.
 func awaitStorageVersion(c *ctl) {
-	client, ctx := newClient(c.t, c.server)
+	client, ctx := newClient(c.t, c.server.Endpoint())
 	poll := time.NewTicker(20 * time.Millisecond)
 	defer poll.Stop()
 	for range poll.C {
