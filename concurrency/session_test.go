@@ -80,6 +80,7 @@ func TestCutOff(t *testing.T) {
 	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 	defer cancel()
 	require.ErrorIs(t, s.Close(short), context.DeadlineExceeded)
+	require.NoError(t, s.Client().Close())
 }
 
 func TestSessionRefusals(t *testing.T) {
