@@ -104,7 +104,7 @@ func randomEnd(r *rand.Rand, keys [][]byte) []byte {
 func TestCheckAgainstModels(t *testing.T) {
 	keys := universe()
 	allowed, denied := 0, 0
-	for seed := range uint64(400) {
+	for seed := range uint64(120) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		table, err := load(t, open(t))
 		require.NoError(t, err)
@@ -156,8 +156,8 @@ func TestCheckAgainstModels(t *testing.T) {
 			}
 		}
 	}
-	require.Greater(t, allowed, 10_000)
-	require.Greater(t, denied, 10_000)
+	require.Greater(t, allowed, 3_000)
+	require.Greater(t, denied, 3_000)
 }
 
 // The advisory GHSA-xg4h-6gfc-h4m8: an open-ended range was checked as one key, so that who could read one
