@@ -327,7 +327,7 @@ func (c *core) ready() effects {
 		if rd.SoftState != nil {
 			if rd.Lead != c.soft.Lead {
 				eff.leaderChanged = true
-				if rd.SoftState.Lead != raft.None {
+				if rd.Lead != raft.None {
 					eff.leaders++
 				}
 				c.heldConfChanges = 0 // the entries it waits for may be gone

@@ -269,7 +269,7 @@ func TestAccess(t *testing.T) {
 		{"bad:2379", "http://app", false, 421, ""},
 		{"bad", "http://app", true, 200, "http://app"},
 	} {
-		r := httptest.NewRequest("GET", "/livez", nil)
+		r := httptest.NewRequest(http.MethodGet, "/livez", nil)
 		r.Host = test.host
 		if test.origin != "" {
 			r.Header.Set("Origin", test.origin)
