@@ -114,7 +114,7 @@ func (d *duplex) Recv() (*pb.WatchRequest, error) {
 		if ok {
 			return r, nil
 		}
-		if d.end == io.EOF { // half closed, and a Recv after that would block
+		if errors.Is(d.end, io.EOF) { // half closed, and a Recv after that would block
 			return nil, io.EOF
 		}
 		return nil, d.end
