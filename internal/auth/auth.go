@@ -7,7 +7,8 @@
 // records are byte for byte those of etcd.
 //
 // Tokens and checked passwords are not replicated: each member keeps its own, and learns from the Changes
-// of its Table which of them end. Clock, randomness and files are arguments, and no goroutine is started.
+// of its Table which of them end. The clock, the files and the randomness of tokens are arguments; bcrypt and
+// signatures draw their own, and neither is used by the Table. No goroutine is started.
 //
 // The texts of the errors are etcd's: some of them reach clients as they are.
 package auth

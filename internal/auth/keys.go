@@ -29,7 +29,7 @@ func signingMethod(name string) (jwt.SigningMethod, error) {
 		*jwt.SigningMethodHMAC:
 		return method, nil
 	}
-	return nil, fmt.Errorf("%w: sign-method %q of --auth-token is not one of HS, RS, PS, ES with 256, 384 or 512, nor EdDSA",
+	return nil, fmt.Errorf("%w: sign-method %q of --auth-token is neither EdDSA nor HS, RS, PS or ES with 256, 384 or 512",
 		ErrInvalidOptions, name)
 }
 
