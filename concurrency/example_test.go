@@ -182,7 +182,8 @@ func ExampleDoubleBarrier() {
 	done := make(chan int64)
 	go participate(done)
 	go participate(done)
-	fmt.Println("in the same round:", <-done == <-done)
+	one, other := <-done, <-done
+	fmt.Println("in the same round:", one == other)
 	// Output: in the same round: true
 }
 
