@@ -189,8 +189,10 @@ func TestEnterGivesUp(t *testing.T) {
 	receive(t, keys)
 	require.NoError(t, s.Close(testContext(t)))
 	require.ErrorIs(t, receive(t, waiting).err, concurrency.ErrSessionClosed)
-	_, err := concurrency.NewDoubleBarrier(s, "b", 0)
-	require.ErrorIs(t, err, concurrency.ErrInvalid)
+	for _, n := range []int{0, concurrency.MaxParticipants + 1} {
+		_, err := concurrency.NewDoubleBarrier(s, "b", n)
+		require.ErrorIs(t, err, concurrency.ErrInvalid)
+	}
 }
 
 // TestEnterLostAnswer: a call whose answer is lost at any step leaves no participant behind.

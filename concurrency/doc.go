@@ -21,10 +21,11 @@
 // # Fencing
 //
 // No lock across machines is enough on its own. A process that is stopped for longer than its time to
-// live (by the garbage collector, a debugger, a suspended machine) wakes up and writes before it
-// notices that it lost the lock, and a client that is cut off notices up to a second after the server gave
-// the lock away. Hold.Token closes that gap. It is the create revision of the key that holds, so each
-// holder's is greater than those of all earlier holders under that name:
+// live (by the garbage collector, a debugger, a suspended machine) wakes up and writes before it notices
+// that it lost the lock. A client that is cut off may notice seconds after the server gave the lock away:
+// it counts the time to live from the last answer that it got, and gives the first answer five seconds,
+// or its dial timeout and one more. Hold.Token closes that gap. It is the create revision of the key
+// that holds, so each holder's is greater than those of all earlier holders under that name:
 //
 //   - Send the token with each write to the protected resource. The resource keeps the greatest token it
 //     has seen, and refuses a write with a smaller one.

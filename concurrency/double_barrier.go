@@ -9,6 +9,9 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
+// MaxParticipants is the most that a DoubleBarrier can have: each of them reads the keys of all when it comes.
+const MaxParticipants = 1024
+
 // DoubleBarrier lets a number of participants begin together and end together, any number of times.
 //
 // Each participant is a key. Whoever finds that the number is complete with itself writes the door's key,
@@ -21,11 +24,11 @@ type DoubleBarrier struct {
 	n        int
 }
 
-// NewDoubleBarrier returns the barrier of a name for n participants, at least 1; else the error is
-// ErrInvalid. All who use a name must give it the same n. Its keys are below name and a slash.
+// NewDoubleBarrier returns the barrier of a name for n participants, 1 to MaxParticipants; else the error
+// is ErrInvalid. All who use a name must give it the same n. Its keys are below name and a slash.
 func NewDoubleBarrier(s *Session, name string, n int) (*DoubleBarrier, error) {
-	if n < 1 {
-		return nil, fmt.Errorf("double barrier %q: %w: %d participants; give at least 1", name, ErrInvalid, n)
+	if n < 1 || n > MaxParticipants {
+		return nil, fmt.Errorf("double barrier %q: %w: %d participants; give 1 to %d", name, ErrInvalid, n, MaxParticipants)
 	}
 	return &DoubleBarrier{session: s, in: name + "/in/", door: name + "/door", n: n}, nil
 }

@@ -2,6 +2,7 @@ package concurrency_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -34,6 +35,11 @@ const (
 var endpoint = os.Getenv("ENDPOINT")
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	// The tests wait for leases to end most of the time, and need no processor for that.
+	if err := flag.Set("test.parallel", "16"); err != nil {
+		panic(err)
+	}
 	status, err := runWithMember(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -40,6 +41,7 @@ var holders = map[string]func(ctx context.Context, s *concurrency.Session, name 
 
 // forHolders runs a test with each of them.
 func forHolders(t *testing.T, test func(t *testing.T, take func(*concurrency.Session) func() (*concurrency.Hold, error))) {
+	t.Parallel()
 	for kind, hold := range holders {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
@@ -81,9 +83,12 @@ func TestOrder(t *testing.T) {
 			require.Greater(t, h.Token(), last.Token())
 			last = h
 		}
+		again := 0
+		if strings.HasSuffix(t.Name(), "semaphore") {
+			again = 1 // the first of the line turns from the line to the slots
+		}
 		for i := range waiters {
-			// In a semaphore the first of the line turns from the line to the slots.
-			require.LessOrEqual(t, len(keys[i]), 1, "a waiter was woken more than once")
+			require.LessOrEqual(t, len(keys[i]), again, "a waiter was woken for another")
 		}
 	})
 }
@@ -121,6 +126,7 @@ func TestWaiterEnds(t *testing.T) {
 		}, concurrency.ErrSessionLost},
 		{"client closed", func(t *testing.T, s *concurrency.Session, _ func()) { require.NoError(t, s.Client().Close()) }, concurrency.ErrSessionLost},
 	}
+	t.Parallel()
 	for kind, hold := range holders {
 		for _, tt := range tests {
 			t.Run(kind+"/"+tt.name, func(t *testing.T) {
@@ -184,6 +190,24 @@ func TestDeletedByAnother(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, held.Release(ctx))
 		require.ErrorIs(t, receive(t, next).err, concurrency.ErrNotHeld)
+	})
+}
+
+// TestBehindCompaction: what a waiter has missed was compacted away, so it looks again.
+func TestBehindCompaction(t *testing.T) {
+	forHolders(t, func(t *testing.T, take func(*concurrency.Session) func() (*concurrency.Hold, error)) {
+		ctx := testContext(t)
+		s, other := ownSession(t, ttl), ownSession(t, ttl)
+		held, err := take(s)()
+		require.NoError(t, err)
+		gate := &gated{Watcher: other.Client().Watcher, asked: make(chan struct{}, 10), open: make(chan struct{})}
+		other.Client().Watcher = gate
+		next := start(take(other))
+		receive(t, gate.asked)
+		require.NoError(t, held.Release(ctx))
+		compact(t, s.Client())
+		close(gate.open)
+		require.NoError(t, succeeded(t, next).Release(ctx))
 	})
 }
 
@@ -268,6 +292,8 @@ func TestExclusion(t *testing.T) {
 		resp, err := dial(t, endpoint).Get(testContext(t), counter)
 		require.NoError(t, err)
 		require.Equal(t, strconv.Itoa(workers*rounds), string(resp.Kvs[0].Value))
+		_, err = dial(t, endpoint).Delete(testContext(t), counter)
+		require.NoError(t, err)
 	})
 }
 

@@ -43,7 +43,7 @@ func (s *Semaphore) Acquire(ctx context.Context) (*Hold, error) {
 	err = s.session.during(ctx, func(ctx context.Context) error {
 		for slot.revision == 0 {
 			if err := s.take(ctx, t, slot); err != nil {
-				return slot.giveUp(err, t.leave(slot))
+				return t.giveUp(err, t.leave(slot))
 			}
 		}
 		return nil

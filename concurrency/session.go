@@ -34,7 +34,11 @@ func NewSession(ctx context.Context, client *clientv3.Client, ttl time.Duration)
 	if ttl <= 0 {
 		return nil, fmt.Errorf("open session: %w: a time to live of %v; give at least a second", ErrInvalid, ttl)
 	}
-	lease, err := client.Grant(ctx, int64((ttl+time.Second-1)/time.Second))
+	seconds := int64(ttl / time.Second)
+	if ttl%time.Second != 0 {
+		seconds++
+	}
+	lease, err := client.Grant(ctx, seconds)
 	if err != nil {
 		return nil, fmt.Errorf("open session: grant lease: %w", err)
 	}

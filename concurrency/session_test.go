@@ -24,6 +24,7 @@ func TestSessionEnds(t *testing.T) {
 		}, concurrency.ErrSessionLost},
 		{"client closed", func(t *testing.T, s *concurrency.Session) { require.NoError(t, s.Client().Close()) }, concurrency.ErrSessionLost},
 	}
+	t.Parallel()
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -84,6 +85,7 @@ func TestCutOff(t *testing.T) {
 }
 
 func TestSessionRefusals(t *testing.T) {
+	t.Parallel()
 	client := dial(t, endpoint)
 	_, err := concurrency.NewSession(testContext(t), client, 0)
 	require.ErrorIs(t, err, concurrency.ErrInvalid)
