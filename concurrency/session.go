@@ -93,6 +93,9 @@ func (s *Session) join(ctx context.Context) (context.Context, context.CancelFunc
 
 // during calls f with a context that ends with ctx or with the session. Its error says which one ended.
 func (s *Session) during(ctx context.Context, f func(context.Context) error) error {
+	if s.ctx.Err() != nil {
+		return context.Cause(s.ctx) // join ends the context only a moment later, when f may be done
+	}
 	both, done := s.join(ctx)
 	defer done()
 	err := f(both)
