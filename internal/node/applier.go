@@ -13,8 +13,6 @@ import (
 	"github.com/dolmen-io/dolmen/internal/lease"
 	"github.com/dolmen-io/dolmen/internal/state"
 	"github.com/dolmen-io/dolmen/internal/watch"
-
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
 // applier owns the state: it alone applies entries and removes what compaction left behind. It runs until
@@ -117,7 +115,7 @@ func (a *applier) apply(b consensus.Batch) error {
 	return nil
 }
 
-// decode prepares entries for the state. Those that this member proposed need not be decoded again.
+// decode turns entries of the log into those of the state, which reads the requests in them.
 func (a *applier) decode(in []*raftpb.Entry) (out []state.Entry, size int, err error) {
 	out = make([]state.Entry, len(in))
 	for i, e := range in {
@@ -132,12 +130,6 @@ func (a *applier) decode(in []*raftpb.Entry) (out []state.Entry, size int, err e
 			out[i].Conf = cc
 		case e.GetType() != raftpb.EntryNormal:
 			return nil, 0, fmt.Errorf("entry %d is of type %v, which no member of this kind writes", e.GetIndex(), e.GetType())
-		case len(e.GetData()) > 0:
-			req := &pb.InternalRaftRequest{}
-			if err := proto.Unmarshal(e.GetData(), req); err != nil {
-				return nil, 0, fmt.Errorf("entry %d is no request: %w", e.GetIndex(), err)
-			}
-			out[i].Request = req
 		}
 	}
 	return out, size, nil
