@@ -70,6 +70,25 @@ func (g *group) end() {
 	g.Wait()
 }
 
+// endWithin is end for a group of which a part may never come back, as one that waits inside an engine
+// that has failed. It says whether all have ended.
+func (g *group) endWithin(patience time.Duration) bool {
+	g.cancel()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		g.Wait()
+	}()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-ended:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
 // Open starts a member: it opens what is on disk, binds the listeners and begins to run. It returns
 // before the member serves; Ready says when it does. ctx bounds the opening and nothing after it. After
 // an error nothing is left running.

@@ -36,13 +36,19 @@ func (m *Member) shutdown(failed bool) {
 		m.checkpointAll()
 	}
 	m.pending.stop(consensus.ErrStopped)
-	m.background.end()
-	if !failed {
+	if failed {
+		if !m.background.endWithin(closePatience) || !m.core.endWithin(closePatience) {
+			m.lg.Error("a part of the member does not end; its files stay open until the process ends",
+				zap.String("data-dir", m.cfg.DataDir))
+			return
+		}
+	} else {
+		m.background.end()
 		if err := m.flusher.flush(); err != nil {
 			m.fail(err)
 		}
+		m.core.end()
 	}
-	m.core.end()
 	if err := m.close(); err != nil {
 		m.fail(err)
 	}
