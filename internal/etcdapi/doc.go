@@ -21,14 +21,14 @@ type Member interface {
 	Header() Header
 
 	// Read returns the newest view, which the caller releases. A linearizable read sees every write that
-	// was acknowledged anywhere before the call. Errors: ErrTimeout, ErrLeaderChanged, ErrStopped or the
-	// context's.
+	// was acknowledged anywhere before the call. Errors: ErrTimeout, consensus.ErrLeaderChanged,
+	// consensus.ErrStopped or the context's.
 	Read(ctx context.Context, linearizable bool) (*state.View, error)
 
 	// Propose hands a request to the log and returns what applying it led to. The request must not be
 	// changed afterwards. Besides the result's own Err, which says that the request was rejected, an
-	// error says that the outcome is not known or that there was none: ErrTooLarge, ErrTooManyRequests,
-	// ErrTimeout, ErrStopped, or the context's.
+	// error says that the outcome is not known or that there was none: ErrTooLarge, consensus.ErrBusy,
+	// ErrTimeout, ErrCanceled, consensus.ErrStopped, or context.DeadlineExceeded without a leader.
 	Propose(ctx context.Context, req *etcdserverpb.InternalRaftRequest) (state.Result, error)
 
 	// Compacted returns when the removal that compacting to the revision calls for is complete.

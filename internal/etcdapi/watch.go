@@ -117,10 +117,13 @@ const fragmentFlag = 2
 // goes without.
 func (s watcher) sendResponse(rpc grpc.ServerStream, r *watch.Response) error {
 	who := s.member.Header()
-	limit := s.limits.RequestBytes + messageSlack
 	events := r.Events
+	if !r.Fragment || len(events) < 2 {
+		return rpc.SendMsg(encodeWatch(&who, r, events, false))
+	}
+	limit := s.limits.RequestBytes + messageSlack
 	head := len(encodeWatch(&who, r, nil, false))
-	if !r.Fragment || len(events) < 2 || head+eventsSize(events, r.PrevKV) < limit {
+	if head+eventsSize(events, r.PrevKV) < limit {
 		return rpc.SendMsg(encodeWatch(&who, r, events, false))
 	}
 	for {
