@@ -35,7 +35,7 @@ func (s *State) Apply(entries []Entry) (*Turn, error) {
 		}
 		s.applied.Index, s.applied.Term = e.Index, e.Term
 	}
-	t.Events, t.Leases = s.store.Events(), s.leases.Changes()
+	t.Events, t.Leases, t.Auth = s.store.Events(), s.leases.Changes(), s.users.Changes()
 	view, err := s.commit()
 	t.View = view
 	return t, err
@@ -103,7 +103,13 @@ func putsIn(req *pb.TxnRequest) bool {
 }
 
 func (s *State) applyRequest(req *pb.InternalRaftRequest) (Result, error) {
+	if err := s.permitAdmin(req); err != nil {
+		return Result{}, err
+	}
 	if err := s.gate(req); err != nil {
+		return Result{}, err
+	}
+	if err := s.permit(req); err != nil {
 		return Result{}, err
 	}
 	switch {
@@ -126,6 +132,10 @@ func (s *State) applyRequest(req *pb.InternalRaftRequest) (Result, error) {
 	case req.Range != nil:
 		res, err := s.store.Txn().Range(RangeOptions(req.Range))
 		return Result{Revision: res.Revision, Response: res}, rejection(err)
+	}
+	// The entry follows the last applied one.
+	if res, known, err := s.applyAuth(req, s.applied.Index+1); known {
+		return res, err
 	}
 	return s.applyCluster(req)
 }

@@ -1,7 +1,7 @@
 // Package state is the replicated state machine: what every member does with a committed entry.
 //
 // A turn is some committed entries, applied in order: each is checked, executed against mvcc, leases,
-// membership and alarms, and everything it changes goes into one engine batch together with the raft
+// membership, alarms and users, and everything it changes goes into one engine batch together with the raft
 // index it came from. The batch is committed, a new View is published, and only then does anybody learn
 // of the turn: proposers by its outcomes, watchers by its events.
 //

@@ -32,6 +32,22 @@ func mustApply(t testing.TB, s *State, lines ...string) *Turn {
 	return turn
 }
 
+// users are requests about users and roles; root may do everything, a only what its role says.
+var users = []string{
+	`auth_user_add:{name:"root" hashedPassword:"cA=="}`, `auth_user_add:{name:"a" options:{no_password:true}}`,
+	`auth_role_add:{name:"r"}`, `auth_user_grant_role:{user:"root" role:"root"}`, `auth_user_grant_role:{user:"a" role:"r"}`,
+	`auth_role_grant_permission:{name:"r" perm:{permType:READWRITE key:"a" range_end:"c"}}`,
+	`auth_role_revoke_permission:{role:"r" key:"a" range_end:"c"}`, `auth_user_revoke_role:{name:"a" role:"r"}`,
+	`auth_user_change_password:{name:"root" hashedPassword:"cQ=="}`, `auth_user_delete:{name:"a"}`, `auth_role_delete:{role:"r"}`,
+	`auth_enable:{}`, `auth_enable:{}`, `auth_disable:{}`, `auth_status:{}`, `auth_user_list:{}`, `auth_role_list:{}`,
+	`auth_user_get:{name:"a"}`, `auth_role_get:{role:"r"}`, `authenticate:{name:"a" simple_token:"x"}`,
+	`authenticate:{name:"root" simple_token:"y"}`,
+}
+
+func who(rng *rand.Rand) string {
+	return []string{"", "as root 90 ", "as a 90 ", "as a 1 ", "as nobody 90 "}[rng.IntN(5)]
+}
+
 // randomLog returns entries in the form that scenarios use.
 func randomLog(rng *rand.Rand, n int) []string {
 	key := func() string { return string(rune('a' + rng.IntN(6))) }
@@ -54,6 +70,8 @@ func randomLog(rng *rand.Rand, n int) []string {
 		func() string {
 			return fmt.Sprintf(`alarm:{action:%d memberID:1 alarm:%d}`, rng.IntN(3), rng.IntN(3))
 		},
+		func() string { return who(rng) + fmt.Sprintf(`put:{key:%q prev_kv:true}`, key()) },
+		func() string { return who(rng) + users[rng.IntN(len(users))] },
 		func() string { return `empty` },
 		func() string {
 			id := 1 + rng.IntN(3)
@@ -136,6 +154,7 @@ func dumpView(t *testing.T, s *State) string {
 	require.NoError(t, err)
 	text := fmt.Sprintf("view %s keys %d bytes %d current %d compacted %d\n", formatRange(&res),
 		v.KV.Keys(), v.KV.Bytes(), v.KV.Current(), v.KV.Compacted())
+	text += fmt.Sprintf("auth %v %d %v %v\n", v.Auth.Enabled(), v.Auth.Revision(), v.Auth.Users(), v.Auth.Roles())
 	text += fmt.Sprintf("members %v alarms %v applied %s", v.Members.Members(), v.Alarms.Alarms, formatApplied(v.Applied))
 	for id := range int64(3) {
 		l, ok := s.Leases().Get(id)

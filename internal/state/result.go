@@ -4,6 +4,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/dolmen-io/dolmen/internal/alarm"
+	"github.com/dolmen-io/dolmen/internal/auth"
 	"github.com/dolmen-io/dolmen/internal/consensus"
 	"github.com/dolmen-io/dolmen/internal/lease"
 	"github.com/dolmen-io/dolmen/internal/membership"
@@ -32,6 +33,8 @@ type Turn struct {
 	Events []watch.Event
 	// Leases are the changes of leases in order.
 	Leases []lease.Change
+	// Auth is what tokens and cached passwords must follow, in order and before the outcomes are handed out.
+	Auth []auth.Change
 	// Confs are the membership changes, in order.
 	Confs []consensus.ConfChange
 	// View is the state after the turn, already published.
@@ -88,6 +91,18 @@ type LeaseResponse struct{ ID, TTL int64 }
 
 // AlarmResponse answers an alarm request.
 type AlarmResponse struct{ Alarms []alarm.Alarm }
+
+// AuthStatusResponse answers whether authentication is on. Logging in is answered by an auth.Login.
+type AuthStatusResponse struct {
+	Enabled  bool
+	Revision uint64
+}
+
+// NamesResponse answers with names in ascending order: users, roles, or the roles of a user.
+type NamesResponse struct{ Names []string }
+
+// PermissionsResponse answers with the permissions of a role by ascending key.
+type PermissionsResponse struct{ Permissions []auth.Permission }
 
 // MembersResponse answers a membership change with all members after it.
 type MembersResponse struct{ Members []membership.Member }

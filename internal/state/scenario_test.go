@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/dolmen-io/dolmen/internal/auth"
 	"github.com/dolmen-io/dolmen/internal/engine"
 	"github.com/dolmen-io/dolmen/internal/engine/memory"
 	"github.com/dolmen-io/dolmen/internal/lease"
@@ -48,7 +49,7 @@ type scenario struct {
 // TestScenarios runs testdata. The commands are:
 //
 //	apply                   a turn; each line of input is an entry: an InternalRaftRequest as prototext, "empty", or
-//	                        "conf <kind> <id> <context as JSON>"
+//	                        "conf <kind> <id> <context as JSON>"; "as <user> <revision> " before a request says who asks
 //	range key=a [end=b] [rev=n]     read the newest view
 //	history from=n          the events up to the newest revision
 //	pin name=x, unpin name=x        hold a view, let it go
@@ -56,6 +57,7 @@ type scenario struct {
 //	remove limit=n          a step of compaction
 //	reopen                  a new state from the engine's content, leases first
 //	leases, members, alarms the tables
+//	check user=u            whether u may run the read-only transaction of the input
 func TestScenarios(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		eng := openEngine(t)
@@ -108,6 +110,11 @@ func (s *scenario) table(d *datadriven.TestData) string {
 	case "members":
 		b.WriteString(formatMembers(v.Members.Members()))
 		fmt.Fprintf(&b, "version %q downgrade %+v\n", v.Members.Version(), v.Members.Downgrade())
+	case "check":
+		// A transaction that only reads, as its own member checks it.
+		req := &pb.TxnRequest{}
+		require.NoError(s.t, prototext.Unmarshal([]byte(d.Input), req))
+		fmt.Fprintln(&b, v.CheckTxn(v.Auth.Identity(text(d, "user")), req))
 	case "alarms":
 		for _, a := range v.Alarms.Alarms {
 			fmt.Fprintf(&b, "%d %v\n", a.Member, a.Type)
@@ -136,9 +143,15 @@ func entries(t testing.TB, after Applied, lines []string) []Entry {
 			e.Conf = confChange(t, rest, e.Index)
 			continue
 		}
+		header := &pb.RequestHeader{ID: e.Index}
+		if rest, ok := strings.CutPrefix(line, "as "); ok {
+			_, err := fmt.Sscan(rest, &header.Username, &header.AuthRevision)
+			require.NoError(t, err, line)
+			line = strings.SplitN(rest, " ", 3)[2]
+		}
 		req := &pb.InternalRaftRequest{}
 		require.NoError(t, prototext.Unmarshal([]byte(line), req), line)
-		req.Header = &pb.RequestHeader{ID: e.Index}
+		req.Header = header
 		if e.Index%2 == 0 {
 			e.Request = req
 			continue
@@ -179,6 +192,9 @@ func (s *scenario) apply(input string) string {
 		b.WriteString(formatEvent(e))
 	}
 	b.WriteString(formatLeases(turn.Leases))
+	for _, c := range turn.Auth {
+		fmt.Fprintf(&b, "  auth change %d %s\n", c.Kind, c.Login.User)
+	}
 	for _, c := range turn.Confs {
 		fmt.Fprintf(&b, "conf %v %d rejected %v\n", c.GetType(), c.GetNodeId(), c.Rejected)
 	}
@@ -246,6 +262,17 @@ func formatResult(r Result) string {
 		return fmt.Sprintf("%s lease %d ttl %d", head, res.ID, res.TTL)
 	case AlarmResponse:
 		return fmt.Sprintf("%s alarms %v", head, res.Alarms)
+	case AuthStatusResponse:
+		return fmt.Sprintf("%s enabled %v auth revision %d", head, res.Enabled, res.Revision)
+	case auth.Login:
+		return fmt.Sprintf("%s login %s revision %d token %s.%d", head, res.User, res.Revision, res.Prefix, res.Index)
+	case NamesResponse:
+		return fmt.Sprintf("%s names %v", head, res.Names)
+	case PermissionsResponse:
+		for _, p := range res.Permissions {
+			head += fmt.Sprintf(" %d[%q,%q)", p.Access, p.Key, p.End)
+		}
+		return head
 	case MembersResponse:
 		return fmt.Sprintf("%d members", len(res.Members))
 	}

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/dolmen-io/dolmen/internal/alarm"
+	"github.com/dolmen-io/dolmen/internal/auth"
 	"github.com/dolmen-io/dolmen/internal/engine"
 	"github.com/dolmen-io/dolmen/internal/lease"
 	"github.com/dolmen-io/dolmen/internal/membership"
@@ -33,6 +34,7 @@ type State struct {
 	leases  *lease.Table
 	members *membership.Table
 	alarms  *alarm.Table
+	users   *auth.Table
 
 	applied   Applied
 	conf      []byte // applied.Conf, encoded
@@ -47,6 +49,7 @@ type View struct {
 	KV      *mvcc.View
 	Members *membership.View
 	Alarms  *alarm.View
+	Auth    *auth.View
 	Applied Applied
 
 	pins atomic.Int64
@@ -81,6 +84,9 @@ func (s *State) load(cfg Config) (err error) {
 		return err
 	}
 	if s.alarms, err = alarm.Load(sn); err != nil {
+		return err
+	}
+	if s.users, err = auth.Load(sn); err != nil {
 		return err
 	}
 	if s.leases, err = lease.Load(sn, cfg.MinTTL); err != nil {
@@ -121,7 +127,10 @@ func (s *State) View() *View {
 
 // publish makes the state visible to readers. The batch must have been committed.
 func (s *State) publish() *View {
-	v := &View{KV: s.store.Publish(), Members: s.members.Snapshot(), Alarms: s.alarms.Snapshot(), Applied: s.applied}
+	v := &View{
+		KV: s.store.Publish(), Members: s.members.Snapshot(), Alarms: s.alarms.Snapshot(), Auth: s.users.Snapshot(),
+		Applied: s.applied,
+	}
 	old := s.published.Swap(v)
 	kept := s.retired[:0]
 	for _, r := range s.retired {
