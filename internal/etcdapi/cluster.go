@@ -19,6 +19,7 @@ func (s *Services) Register(r grpc.ServiceRegistrar) {
 	pb.RegisterLeaseServer(r, lessor{Services: s})
 	pb.RegisterClusterServer(r, cluster{Services: s})
 	pb.RegisterMaintenanceServer(r, maintenance{Services: s})
+	pb.RegisterAuthServer(r, authenticator{Services: s})
 }
 
 // cluster is the Cluster service.
@@ -34,6 +35,13 @@ func (s cluster) MemberList(ctx context.Context, r *pb.MemberListRequest) (*pb.M
 		return nil, toStatus(err)
 	}
 	defer v.Release()
+	who, err := s.identify(ctx, v.Auth)
+	if err == nil {
+		err = v.Auth.CheckSignedIn(who)
+	}
+	if err != nil {
+		return nil, toStatus(err)
+	}
 	res := &pb.MemberListResponse{Header: s.header(0)}
 	for _, m := range v.Members.Members() {
 		res.Members = append(res.Members, &pb.Member{
@@ -51,6 +59,9 @@ type maintenance struct {
 
 // Status implements pb.MaintenanceServer.
 func (s maintenance) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusResponse, error) {
+	if err := s.authorizeSignedIn(ctx); err != nil {
+		return nil, toStatus(err)
+	}
 	v, err := s.member.Read(ctx, false)
 	if err != nil {
 		return nil, toStatus(err)
@@ -81,6 +92,13 @@ func alarmMember(a alarm.Alarm) *pb.AlarmMember {
 // Alarm implements pb.MaintenanceServer. Reading alarms goes through the log like raising them, so the
 // answer is that of a quorum.
 func (s maintenance) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.AlarmResponse, error) {
+	authorize := s.authorizeAdmin
+	if r.GetAction() == pb.AlarmRequest_GET {
+		authorize = s.authorizeSignedIn
+	}
+	if err := authorize(ctx); err != nil {
+		return nil, toStatus(err)
+	}
 	if _, known := pb.AlarmRequest_AlarmAction_name[int32(r.GetAction())]; !known {
 		return nil, toStatus(state.ErrUnknownAction)
 	}
@@ -97,6 +115,9 @@ func (s maintenance) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.AlarmRe
 
 // HashKV implements pb.MaintenanceServer.
 func (s maintenance) HashKV(ctx context.Context, r *pb.HashKVRequest) (*pb.HashKVResponse, error) {
+	if err := s.authorizeAdmin(ctx); err != nil {
+		return nil, toStatus(err)
+	}
 	v, err := s.member.Read(ctx, false)
 	if err != nil {
 		return nil, toStatus(err)

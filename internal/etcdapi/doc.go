@@ -11,6 +11,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"github.com/dolmen-io/dolmen/internal/auth"
 	"github.com/dolmen-io/dolmen/internal/state"
 	"github.com/dolmen-io/dolmen/internal/watch"
 )
@@ -25,14 +26,21 @@ type Member interface {
 	// consensus.ErrStopped or the context's.
 	Read(ctx context.Context, linearizable bool) (*state.View, error)
 
-	// Propose hands a request to the log and returns what applying it led to. The request must not be
-	// changed afterwards. Besides the result's own Err, which says that the request was rejected, an
+	// Propose hands a request to the log and returns what applying it led to. Its header says in whose name
+	// and gets an ID here. The request must not be changed afterwards. Besides the result's own Err, which says that the request was rejected, an
 	// error says that the outcome is not known or that there was none: ErrTooLarge, consensus.ErrBusy,
 	// ErrTimeout, ErrCanceled, consensus.ErrStopped, or context.DeadlineExceeded without a leader.
 	Propose(ctx context.Context, req *etcdserverpb.InternalRaftRequest) (state.Result, error)
 
 	// Compacted returns when the removal that compacting to the revision calls for is complete.
 	Compacted(ctx context.Context, revision int64) error
+
+	// Await returns when the entry at an index is applied on this member. Errors: ErrTimeout,
+	// consensus.ErrStopped or the context's.
+	Await(ctx context.Context, index uint64) error
+
+	// Users returns the newest users and roles.
+	Users() *auth.View
 
 	// Status returns figures about the member.
 	Status() Status
@@ -47,6 +55,9 @@ type Leases interface {
 	TimeToLive(ctx context.Context, id int64) (LeaseTime, error)
 	// IDs returns all leases, the one that ends first first.
 	IDs() []int64
+	// CheckKeys decides whether somebody may access every key that hangs on a lease now. Errors: those of
+	// auth.View.Check.
+	CheckKeys(users *auth.View, who auth.Identity, id int64, kind auth.Access) error
 }
 
 // LeaseTime is how long a lease has to live.
@@ -82,13 +93,14 @@ type Limits struct {
 
 // Services are the gRPC services of one member.
 type Services struct {
-	member Member
-	leases Leases
-	hub    *watch.Hub
-	limits Limits
+	member      Member
+	leases      Leases
+	hub         *watch.Hub
+	limits      Limits
+	credentials Credentials
 }
 
 // New returns the services over a member.
-func New(m Member, l Leases, hub *watch.Hub, limits Limits) *Services {
-	return &Services{member: m, leases: l, hub: hub, limits: limits}
+func New(m Member, l Leases, hub *watch.Hub, limits Limits, credentials Credentials) *Services {
+	return &Services{member: m, leases: l, hub: hub, limits: limits, credentials: credentials}
 }

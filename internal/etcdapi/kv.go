@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/dolmen-io/dolmen/internal/auth"
 	"github.com/dolmen-io/dolmen/internal/mvcc"
 	"github.com/dolmen-io/dolmen/internal/state"
 
@@ -74,6 +75,9 @@ func (s kv) rangeKeys(ctx context.Context, r *pb.RangeRequest) (any, error) {
 		return nil, err
 	}
 	defer v.Release()
+	if _, err := s.authorizeRead(ctx, v.Auth, r.GetKey(), r.GetRangeEnd()); err != nil {
+		return nil, err
+	}
 	res, err := v.KV.Range(state.RangeOptions(r))
 	if err != nil {
 		return nil, err
@@ -110,13 +114,16 @@ func (s kv) streamChunks(stream grpc.ServerStream, o mvcc.RangeOptions, lineariz
 		total = math.MaxInt64
 	}
 	o.Limit = min(firstChunk, total)
-	sent, header := int64(0), int64(0)
+	sent, header, permit := int64(0), int64(0), s.permitStream(stream.Context(), o.Key, o.End)
 	for {
 		v, err := s.member.Read(stream.Context(), linearizable && header == 0)
 		if err != nil {
 			return err
 		}
-		res, err := v.KV.Range(o)
+		var res mvcc.RangeResult
+		if err = permit(v.Auth); err == nil {
+			res, err = v.KV.Range(o)
+		}
 		if err == nil && header == 0 {
 			header = res.Revision
 			if o.Revision <= 0 {
@@ -139,6 +146,24 @@ func (s kv) streamChunks(stream grpc.ServerStream, o mvcc.RangeOptions, lineariz
 		}
 		o.Key = append(bytes.Clone(kv.Key), 0)
 		o.Limit = min(nextChunk(o.Limit, size, s.limits.RequestBytes), total-sent)
+	}
+}
+
+// permitStream returns what decides before each piece of a stream whether it may be sent: the first time by
+// who asks, then by whether users and roles are still those.
+func (s kv) permitStream(ctx context.Context, key, end []byte) func(*auth.View) error {
+	var who auth.Identity
+	first := true
+	return func(users *auth.View) (err error) {
+		if first {
+			first = false
+			who, err = s.authorizeRead(ctx, users, key, end)
+			return err
+		}
+		if who.Revision != 0 && who.Revision != users.Revision() {
+			return auth.ErrOldRevision
+		}
+		return nil
 	}
 }
 
@@ -167,15 +192,6 @@ func nextChunk(limit int64, size, target int) int64 {
 		return max(limit/2, 1)
 	}
 	return limit
-}
-
-// propose sends a request through the log and returns its result, rejections as errors.
-func (s *Services) propose(ctx context.Context, req *pb.InternalRaftRequest) (state.Result, error) {
-	res, err := s.member.Propose(ctx, req)
-	if err == nil {
-		err = res.Err
-	}
-	return res, err
 }
 
 func (s kv) put(ctx context.Context, r *pb.PutRequest) (any, error) {
@@ -228,11 +244,21 @@ func (s kv) runTxn(ctx context.Context, r *pb.TxnRequest) (state.Result, error) 
 		return state.Result{}, err
 	}
 	defer v.Release()
+	who, err := s.identify(ctx, v.Auth)
+	if err == nil {
+		err = v.CheckTxn(who, r)
+	}
+	if err != nil {
+		return state.Result{}, err
+	}
 	res := v.Txn(r)
 	return res, res.Err
 }
 
 func (s kv) compact(ctx context.Context, r *pb.CompactionRequest) (any, error) {
+	if err := s.authorizeAdmin(ctx); err != nil {
+		return nil, err
+	}
 	res, err := s.propose(ctx, &pb.InternalRaftRequest{Compaction: r})
 	if err == nil && r.GetPhysical() {
 		err = s.member.Compacted(ctx, r.GetRevision())

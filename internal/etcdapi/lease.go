@@ -9,6 +9,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/dolmen-io/dolmen/internal/auth"
 	"github.com/dolmen-io/dolmen/internal/state"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -33,6 +34,9 @@ func (s lessor) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.Le
 	if r.GetID() == 0 {
 		r.ID = newLeaseID()
 	}
+	if err := s.authorizeSignedIn(ctx); err != nil {
+		return nil, toStatus(err)
+	}
 	res, err := s.propose(ctx, &pb.InternalRaftRequest{LeaseGrant: r})
 	if err != nil {
 		return nil, toStatus(err)
@@ -43,6 +47,9 @@ func (s lessor) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.Le
 
 // LeaseRevoke implements pb.LeaseServer.
 func (s lessor) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error) {
+	if err := s.authorizeSignedIn(ctx); err != nil {
+		return nil, toStatus(err)
+	}
 	res, err := s.propose(ctx, &pb.InternalRaftRequest{LeaseRevoke: r})
 	if err != nil {
 		return nil, toStatus(err)
@@ -65,6 +72,9 @@ func (s lessor) LeaseKeepAlive(stream pb.Lease_LeaseKeepAliveServer) error {
 		if err != nil {
 			return toStatus(err)
 		}
+		if err := s.authorizeLeases(stream.Context(), auth.Write, req.GetID()); err != nil {
+			return toStatus(err)
+		}
 		res := &pb.LeaseKeepAliveResponse{Header: s.header(rev), ID: req.GetID()}
 		if res.TTL, err = s.leases.Renew(stream.Context(), req.GetID()); err != nil {
 			return toStatus(err)
@@ -77,6 +87,9 @@ func (s lessor) LeaseKeepAlive(stream pb.Lease_LeaseKeepAliveServer) error {
 
 // LeaseTimeToLive implements pb.LeaseServer.
 func (s lessor) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
+	if err := s.authorizeTimeToLive(ctx, r); err != nil {
+		return nil, toStatus(err)
+	}
 	res := &pb.LeaseTimeToLiveResponse{ID: r.GetID(), TTL: -1}
 	t, err := s.leases.TimeToLive(ctx, r.GetID())
 	switch {
@@ -103,14 +116,26 @@ func (s lessor) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveReques
 	return res, nil
 }
 
+// authorizeTimeToLive refuses callers who may not read the keys of a lease if they ask for those.
+func (s lessor) authorizeTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) error {
+	if !r.GetKeys() {
+		return s.authorizeSignedIn(ctx)
+	}
+	return s.authorizeLeases(ctx, auth.Read, r.GetID())
+}
+
 // LeaseLeases implements pb.LeaseServer.
 func (s lessor) LeaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest) (*pb.LeaseLeasesResponse, error) {
+	ids := s.leases.IDs()
+	if err := s.authorizeLeases(ctx, auth.Read, ids...); err != nil {
+		return nil, toStatus(err)
+	}
 	rev, err := s.current(ctx)
 	if err != nil {
 		return nil, toStatus(err)
 	}
 	res := &pb.LeaseLeasesResponse{Header: s.header(rev)}
-	for _, id := range s.leases.IDs() {
+	for _, id := range ids {
 		res.Leases = append(res.Leases, &pb.LeaseStatus{ID: id})
 	}
 	return res, nil

@@ -2,6 +2,7 @@ package etcdapi
 
 import (
 	"context"
+	"crypto/rand"
 	"net"
 	"slices"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/raft/v3/raftpb"
+	"golang.org/x/crypto/bcrypt"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/encoding"
@@ -17,6 +19,7 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/test/bufconn"
 
+	"github.com/dolmen-io/dolmen/internal/auth"
 	"github.com/dolmen-io/dolmen/internal/engine/memory"
 	"github.com/dolmen-io/dolmen/internal/state"
 	"github.com/dolmen-io/dolmen/internal/watch"
@@ -36,6 +39,10 @@ type member struct {
 	proposed  int
 	compacted []int64
 	proposals error
+	awaited   []uint64
+	// beforeLogin runs before a login is applied.
+	beforeLogin func()
+	credentials Credentials
 }
 
 func (m *member) Header() Header { return Header{Cluster: 11, Member: 22, Term: 33} }
@@ -62,10 +69,17 @@ func (m *member) Propose(_ context.Context, req *pb.InternalRaftRequest) (state.
 		return state.Result{}, m.proposals
 	}
 	index := m.state.Applied().Index + 1
-	req.Header = &pb.RequestHeader{ID: index}
+	if req.Header == nil {
+		req.Header = &pb.RequestHeader{}
+	}
+	req.Header.ID = index
 	turn, err := m.state.Apply([]state.Entry{{Index: index, Term: 1, Request: req}})
 	if err != nil {
 		return state.Result{}, err
+	}
+	if m.credentials.Tokens != nil {
+		m.credentials.Tokens.Apply(turn.Auth, time.Now())
+		m.credentials.Passwords.Apply(turn.Auth)
 	}
 	m.hub.Publish(turn.Events, turn.View.KV.Current())
 	return turn.Outcomes[0].Result, nil
@@ -75,6 +89,18 @@ func (m *member) Compacted(_ context.Context, revision int64) error {
 	m.compacted = append(m.compacted, revision)
 	return nil
 }
+
+func (m *member) Await(_ context.Context, index uint64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.awaited = append(m.awaited, index)
+	if index > m.state.Applied().Index {
+		return ErrTimeout
+	}
+	return nil
+}
+
+func (m *member) Users() *auth.View { return m.state.Users() }
 
 func (m *member) Status() Status { return m.status }
 
@@ -111,6 +137,10 @@ func (c *clock) IDs() (ids []int64) {
 	return ids
 }
 
+func (c *clock) CheckKeys(users *auth.View, who auth.Identity, id int64, kind auth.Access) error {
+	return c.state.CheckLeaseKeys(users, who, id, kind)
+}
+
 // rawCodec is gRPC's codec that also sends answers which are encoded already.
 type rawCodec struct{ encoding.CodecV2 }
 
@@ -119,6 +149,17 @@ func (c rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 		return mem.BufferSlice{mem.SliceBuffer(e.AppendTo(nil))}, nil
 	}
 	return c.CodecV2.Marshal(v)
+}
+
+// newCredentials are simple tokens and passwords that cost as little as bcrypt allows.
+func newCredentials(t *testing.T) Credentials {
+	opts, err := auth.ParseTokenOptions("simple")
+	require.NoError(t, err)
+	tokens, err := auth.NewTokens(auth.TokenConfig{Options: opts, Random: rand.Reader}, time.Now())
+	require.NoError(t, err)
+	passwords, err := auth.NewPasswords(auth.PasswordConfig{Cost: bcrypt.MinCost, Random: rand.Reader})
+	require.NoError(t, err)
+	return Credentials{Tokens: tokens, Passwords: passwords, CertificateNames: true}
 }
 
 // fixture is the services of a member behind a gRPC connection.
@@ -149,7 +190,8 @@ func newFixture(t *testing.T, opts ...grpc.ServerOption) *fixture {
 		}
 	})
 	f := &fixture{t: t, ctx: ctx, member: m, clock: &clock{state: s}}
-	f.services = New(m, f.clock, m.hub, Limits{RequestBytes: 1 << 20, TxnOps: 128})
+	m.credentials = newCredentials(t)
+	f.services = New(m, f.clock, m.hub, Limits{RequestBytes: 1 << 20, TxnOps: 128}, m.credentials)
 	server := grpc.NewServer(append(opts, grpc.ForceServerCodecV2(rawCodec{encoding.GetCodecV2(grpcproto.Name)}))...)
 	f.services.Register(server)
 	ln := bufconn.Listen(1 << 20)

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/dolmen-io/dolmen/internal/alarm"
+	"github.com/dolmen-io/dolmen/internal/auth"
 	"github.com/dolmen-io/dolmen/internal/consensus"
 	"github.com/dolmen-io/dolmen/internal/lease"
 	"github.com/dolmen-io/dolmen/internal/membership"
@@ -206,6 +207,24 @@ func TestStatuses(t *testing.T) {
 		{membership.ErrPeerURLExists, codes.FailedPrecondition, "etcdserver: Peer URLs already exists"},
 		{membership.ErrNotLearner, codes.FailedPrecondition, "etcdserver: can only promote a learner member"},
 		{membership.ErrTooManyLearners, codes.FailedPrecondition, "etcdserver: too many learner members in cluster"},
+		{auth.ErrNotEnabled, codes.FailedPrecondition, "etcdserver: authentication is not enabled"},
+		{auth.ErrRootUserNotFound, codes.FailedPrecondition, "etcdserver: root user does not exist"},
+		{auth.ErrRootRoleNotFound, codes.FailedPrecondition, "etcdserver: root user does not have root role"},
+		{auth.ErrUserEmpty, codes.InvalidArgument, "etcdserver: user name is empty"},
+		{auth.ErrUserExists, codes.FailedPrecondition, "etcdserver: user name already exists"},
+		{auth.ErrUserNotFound, codes.FailedPrecondition, "etcdserver: user name not found"},
+		{auth.ErrRoleEmpty, codes.InvalidArgument, "etcdserver: role name is empty"},
+		{auth.ErrRoleExists, codes.FailedPrecondition, "etcdserver: role name already exists"},
+		{auth.ErrRoleNotFound, codes.FailedPrecondition, "etcdserver: role name not found"},
+		{auth.ErrRoleNotGranted, codes.FailedPrecondition, "etcdserver: role is not granted to the user"},
+		{auth.ErrPermissionNotGiven, codes.InvalidArgument, "etcdserver: permission not given"},
+		{auth.ErrPermissionNotGranted, codes.FailedPrecondition, "etcdserver: permission is not granted to the role"},
+		{auth.ErrInvalidManagement, codes.InvalidArgument, "etcdserver: invalid auth management"},
+		{auth.ErrPermissionDenied, codes.PermissionDenied, "etcdserver: permission denied"},
+		{auth.ErrOldRevision, codes.InvalidArgument, "etcdserver: revision of auth store is old"},
+		{auth.ErrFailed, codes.InvalidArgument, "etcdserver: authentication failed, invalid user ID or password"},
+		{auth.ErrInvalidToken, codes.Unauthenticated, "etcdserver: invalid auth token"},
+		{auth.ErrTooManyChecks, codes.Unknown, "etcdserver: too many requests"},
 		{consensus.ErrBusy, codes.Unknown, "etcdserver: too many requests"},
 		{consensus.ErrLeaderChanged, codes.Unavailable, "etcdserver: leader changed"},
 		{consensus.ErrStopped, codes.Unavailable, "etcdserver: server stopped"},
@@ -231,6 +250,6 @@ func TestStatuses(t *testing.T) {
 		})
 	}
 	require.NoError(t, toStatus(nil))
-	require.Len(t, statuses, 22, "a mapping that the table above does not know")
+	require.Len(t, statuses, 40, "a mapping that the table above does not know")
 	require.Equal(t, &pb.AlarmMember{MemberID: 3, Alarm: pb.AlarmType_CORRUPT}, alarmMember(alarm.Alarm{Member: 3, Type: alarm.Corrupt}))
 }

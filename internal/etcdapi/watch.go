@@ -69,7 +69,7 @@ func (s watcher) request(ctx context.Context, stream *watch.Stream, req *pb.Watc
 		if r.CreateRequest == nil {
 			return nil
 		}
-		return stream.Create(ctx, createRequest(r.CreateRequest))
+		return s.create(ctx, stream, r.CreateRequest)
 	case *pb.WatchRequest_CancelRequest:
 		if r.CancelRequest == nil {
 			return nil
@@ -79,6 +79,21 @@ func (s watcher) request(ctx context.Context, stream *watch.Stream, req *pb.Watc
 		return stream.Progress(ctx)
 	}
 	return nil
+}
+
+// create adds a watch if the caller may read its range. The range is checked as the client sent it: one
+// without an upper limit needs a permission without one. A start that cannot be is refused before.
+func (s watcher) create(ctx context.Context, stream *watch.Stream, r *pb.WatchCreateRequest) error {
+	if r.GetStartRevision() >= 0 {
+		key := r.GetKey()
+		if len(key) == 0 {
+			key = []byte{0}
+		}
+		if _, err := s.authorizeRead(ctx, s.member.Users(), key, r.GetRangeEnd()); err != nil {
+			return stream.Refuse(ctx, watchRefusal(err))
+		}
+	}
+	return stream.Create(ctx, createRequest(r))
 }
 
 func createRequest(r *pb.WatchCreateRequest) watch.CreateRequest {

@@ -214,6 +214,9 @@ func (s *State) Events(from, to int64, key, end []byte, fn func(watch.Event) boo
 	return err
 }
 
+// Users returns the users and roles of the newest view.
+func (s *State) Users() *auth.View { return s.published.Load().Auth }
+
 // Revisions returns the current and the compacted revision of the newest view.
 func (s *State) Revisions() (current, compacted int64) {
 	kv := s.published.Load().KV
