@@ -173,6 +173,9 @@ type Auth struct {
 	BcryptCost uint
 	// TokenTTL is the life of a simple token in seconds.
 	TokenTTL uint
+	// TokenCleanupInterval is how often expired tokens are forgotten and changed key files are looked for.
+	// Dolmen's own.
+	TokenCleanupInterval time.Duration
 }
 
 // Discovery finds the other members at bootstrap.
@@ -292,7 +295,7 @@ func Default() *Config {
 		TLSMinVersion:               "TLS1.2",
 		CORS:                        []string{"*"},
 		HostWhitelist:               []string{"*"},
-		Auth:                        Auth{Token: "simple", BcryptCost: 10, TokenTTL: 300},
+		Auth:                        Auth{Token: "simple", BcryptCost: 10, TokenTTL: 300, TokenCleanupInterval: time.Second},
 		Discovery:                   defaultDiscovery(),
 		EnableGRPCGateway:           true,
 		Metrics:                     "basic",

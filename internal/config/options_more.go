@@ -47,7 +47,9 @@ func (t *table) monitoring(c *Config) {
 	t.group = "Auth"
 	t.text(&c.Auth.Token, "auth-token", "Kind of token and its options: simple, or jwt,...")
 	t.uint(&c.Auth.BcryptCost, "bcrypt-cost", "Cost factor of password hashes.")
-	t.uint(&c.Auth.TokenTTL, "auth-token-ttl", "Seconds that a token lives.")
+	t.uint(&c.Auth.TokenTTL, "auth-token-ttl", "Seconds that a simple token lives without being used.")
+	t.duration(&c.Auth.TokenCleanupInterval, "auth-token-cleanup-interval",
+		"How often expired tokens are forgotten and changed key files are noticed.")
 
 	t.group = "Profiling and Monitoring"
 	t.bool(&c.EnablePprof, "enable-pprof", "Serve Go profiles under /debug/pprof/ on client URLs.")

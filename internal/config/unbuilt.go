@@ -9,7 +9,6 @@ import (
 const (
 	noTLS       = "TLS is not built"
 	noDiscovery = "discovery is not built"
-	noAuth      = "authentication is not built"
 	noTracing   = "tracing is not built"
 	noClusters  = "clusters of more than one member are not built"
 )
@@ -59,10 +58,6 @@ func unbuilt() map[string]string {
 		"initial-cluster-state": noClusters,
 		"force-new-cluster":     noClusters,
 		"corrupt-check-time":    noClusters,
-
-		"auth-token":     noAuth,
-		"bcrypt-cost":    noAuth,
-		"auth-token-ttl": noAuth,
 
 		"enable-distributed-tracing":        noTracing,
 		"distributed-tracing-address":       noTracing,

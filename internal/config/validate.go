@@ -162,6 +162,9 @@ func (c *Config) checkCompaction() error {
 	if c.CompactHashCheckTime <= 0 {
 		return fmt.Errorf("--compact-hash-check-time must be >0 (set to %v)", c.CompactHashCheckTime)
 	}
+	if c.Auth.TokenCleanupInterval <= 0 {
+		return fmt.Errorf("--auth-token-cleanup-interval must be >0 (set to %v)", c.Auth.TokenCleanupInterval)
+	}
 	return nil
 }
 

@@ -24,6 +24,7 @@ type applier struct {
 	hub     *watch.Hub
 	expiry  *lease.Expiry
 	pending *pending
+	users   *users
 	// applied and removed tell readers and physical compactions how far the state has come.
 	applied, removed *milestones
 	flusher          *flusher
@@ -102,6 +103,7 @@ func (a *applier) apply(b consensus.Batch) error {
 	if len(turn.Leases) > 0 {
 		a.expiry.Apply(turn.Leases, now)
 	}
+	a.users.apply(turn.Auth, turn.View.Auth, now)
 	// Also without events: watchers learn of the revision, readers of the index.
 	a.hub.Publish(turn.Events, turn.View.KV.Current())
 	a.pending.finish(turn.Outcomes)

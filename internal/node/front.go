@@ -112,6 +112,8 @@ func (f *front) build(m *Member) (err error) {
 	}
 	etcdapi.New(m, lessor{m}, m.hub, etcdapi.Limits{
 		RequestBytes: int(m.cfg.MaxRequestBytes), TxnOps: int(m.cfg.MaxTxnOps),
+	}, etcdapi.Credentials{
+		Tokens: m.users.tokens, Passwords: m.users.passwords, CertificateNames: m.cfg.ClientTLS.ClientCertAuth,
 	}).Register(f.rpc)
 	return f.handlers(m)
 }

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/dolmen-io/dolmen/internal/auth"
 	"github.com/dolmen-io/dolmen/internal/consensus"
 	"github.com/dolmen-io/dolmen/internal/etcdapi"
 	"github.com/dolmen-io/dolmen/internal/lease"
@@ -86,9 +87,14 @@ func checkpointRequest(due []lease.Checkpoint) *pb.LeaseCheckpointRequest {
 	return req
 }
 
-// proposeQuietly proposes a request whose outcome shows in the state.
+// proposeQuietly proposes a request whose outcome shows in the state, in the name of root: what a member
+// does by itself is not stopped by permissions.
 func (m *Member) proposeQuietly(req *pb.InternalRaftRequest) {
 	req.Header = &pb.RequestHeader{ID: m.ids.Next()}
+	if users := m.state.Users(); users.Enabled() {
+		root := users.Identity(auth.RootUser)
+		req.Header.Username, req.Header.AuthRevision = root.User, root.Revision
+	}
 	data, err := proto.Marshal(req)
 	if err == nil {
 		err = m.cons.Propose(consensus.Proposal{Type: raftpb.EntryNormal, Data: data})
@@ -210,3 +216,8 @@ func (l lessor) TimeToLive(ctx context.Context, id int64) (etcdapi.LeaseTime, er
 
 // IDs implements etcdapi.Leases.
 func (l lessor) IDs() []int64 { return l.expiry.All() }
+
+// CheckKeys implements etcdapi.Leases.
+func (l lessor) CheckKeys(users *auth.View, who auth.Identity, id int64, kind auth.Access) error {
+	return l.state.CheckLeaseKeys(users, who, id, kind)
+}

@@ -54,6 +54,8 @@ func registerMetrics(r prometheus.Registerer, m *Member) error {
 		view(func(v *state.View) float64 { return float64(v.KV.Current()) }))
 	gauge("etcd_debugging_mvcc_compact_revision", "The revision of the last compaction, -1 before any.",
 		view(func(v *state.View) float64 { return float64(v.KV.Compacted()) }))
+	gauge("etcd_debugging_auth_revision", "The revision of users and roles.",
+		func() float64 { return float64(m.state.Users().Revision()) })
 	registerWatchMetrics(gauge, counter, m)
 	constant := func(name, label, value string) {
 		add(prometheus.NewGaugeFunc(prometheus.GaugeOpts{

@@ -39,6 +39,7 @@ type Member struct {
 	expiry  *lease.Expiry
 	primary atomic.Bool // expiry keeps times
 	pending *pending
+	users   *users
 	applier *applier
 	flusher *flusher
 	ids     *idutil.Generator
@@ -103,6 +104,10 @@ func openOn(ctx context.Context, cfg *config.Config, lg *zap.Logger, disk opener
 		pending: newPending(),
 		ready:   make(chan struct{}), done: make(chan struct{}), stopping: make(chan struct{}),
 		failure: make(chan error, 1), background: newGroup(), core: newGroup(),
+	}
+	var err error
+	if m.users, err = newUsers(cfg, lg); err != nil {
+		return nil, err
 	}
 	front, err := listen(cfg, lg)
 	if err != nil {
@@ -184,7 +189,7 @@ func (m *Member) build() {
 		},
 	}
 	m.applier = &applier{
-		lg: m.lg, state: m.state, cons: m.cons, hub: m.hub, expiry: m.expiry, pending: m.pending,
+		lg: m.lg, state: m.state, cons: m.cons, hub: m.hub, expiry: m.expiry, pending: m.pending, users: m.users,
 		applied: newMilestones(applied.Index), removed: newMilestones(m.state.Removed()),
 		flusher: m.flusher, slow: m.cfg.WarningApplyDuration,
 		pace: pace{batch: m.cfg.CompactionBatchLimit, pause: m.cfg.CompactionSleepInterval}.withDefaults(),
@@ -200,6 +205,7 @@ func (m *Member) run() {
 	m.start(&m.background, "flush", m.flusher.run)
 	m.start(&m.background, "leases", m.keepLeases)
 	m.start(&m.background, "publish", m.publish)
+	m.start(&m.background, "tokens", m.users.maintain)
 	m.front.serve(m)
 	go m.supervise()
 }

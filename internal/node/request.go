@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/dolmen-io/dolmen/internal/auth"
 	"github.com/dolmen-io/dolmen/internal/consensus"
 	"github.com/dolmen-io/dolmen/internal/etcdapi"
 	"github.com/dolmen-io/dolmen/internal/state"
@@ -25,7 +26,10 @@ func (m *Member) Propose(ctx context.Context, req *pb.InternalRaftRequest) (stat
 		return state.Result{}, m.ended(ctx)
 	}
 	id := m.ids.Next()
-	req.Header = &pb.RequestHeader{ID: id}
+	if req.Header == nil {
+		req.Header = &pb.RequestHeader{}
+	}
+	req.Header.ID = id
 	data, err := proto.Marshal(req)
 	if err != nil {
 		return state.Result{}, fmt.Errorf("encode the request: %w", err)
@@ -117,7 +121,18 @@ func (m *Member) readIndex(ctx context.Context) error {
 		}
 		return p.err
 	}
-	reached, forget := m.applier.applied.wait(p.index)
+	return m.awaitApplied(ctx, p.index)
+}
+
+// Await implements etcdapi.Member.
+func (m *Member) Await(ctx context.Context, index uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, m.patience)
+	defer cancel()
+	return m.awaitApplied(ctx, index)
+}
+
+func (m *Member) awaitApplied(ctx context.Context, index uint64) error {
+	reached, forget := m.applier.applied.wait(index)
 	defer forget()
 	select {
 	case <-reached:
@@ -140,6 +155,9 @@ func (m *Member) readTimeout(ctx context.Context) error {
 func (m *Member) Header() etcdapi.Header {
 	return etcdapi.Header{Cluster: m.id.cluster, Member: m.id.member, Term: m.cons.Status().Term}
 }
+
+// Users implements etcdapi.Member.
+func (m *Member) Users() *auth.View { return m.state.Users() }
 
 // HasLeader implements rpc.Membership.
 func (m *Member) HasLeader() bool { return m.cons.Status().Lead != 0 }
