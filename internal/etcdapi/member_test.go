@@ -63,11 +63,21 @@ func (m *member) Read(_ context.Context, linearizable bool) (*state.View, error)
 
 func (m *member) Propose(_ context.Context, req *pb.InternalRaftRequest) (state.Result, error) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.proposed++
-	if m.proposals != nil {
-		return state.Result{}, m.proposals
+	err, before := m.proposals, m.beforeLogin
+	m.mu.Unlock()
+	if err != nil {
+		return state.Result{}, err
 	}
+	if before != nil && req.Authenticate != nil {
+		before()
+	}
+	return m.apply(req)
+}
+
+func (m *member) apply(req *pb.InternalRaftRequest) (state.Result, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	index := m.state.Applied().Index + 1
 	if req.Header == nil {
 		req.Header = &pb.RequestHeader{}
