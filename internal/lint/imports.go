@@ -28,6 +28,8 @@ func layers() [][]string {
 		{"internal/engine/memory", "internal/engine/pebble", "internal/engine/rocksdb"},
 		{"internal/engine"},
 		{"internal/compaction"},
+		{"internal/certs/certstest"},
+		{"internal/certs"},
 		{"internal/telemetry"},
 		// Recipes for clients: they use no part of the server.
 		{"concurrency"},
@@ -103,6 +105,7 @@ func confinements() []confinement {
 			in: []string{"internal/rpc", "internal/etcdapi", "cmd/dolmen", "concurrency", "embed"}, tests: true,
 			why: "what lies below the services does not know how requests arrive"},
 		{library: module + "/internal/engine/enginetest", tests: true, why: "it is a suite for tests"},
+		{library: module + "/internal/certs/certstest", tests: true, why: "it makes certificates for tests"},
 		{library: server + "/etcdserver", except: []string{server + "/etcdserver/api/rafthttp",
 			server + "/etcdserver/api/snap", server + "/etcdserver/api/v2stats", server + "/etcdserver/api/v3lock/v3lockpb",
 			server + "/etcdserver/api/v3election/v3electionpb"}, why: rewritten},

@@ -1,9 +1,11 @@
 package harness
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 )
 
@@ -46,11 +49,15 @@ type Options struct {
 	Engine  string   // ours only: pebble or memory; "" = DOLMEN_TEST_ENGINE, else the default
 	NoFsync bool     // --unsafe-no-fsync: for comparisons, which never lose the page cache
 	Args    []string // further flags
+
+	// TLS makes the client listener serve https and is how Dial and HTTPClient connect; the certificates that the server
+	// needs are flags in Args (see NewSecure). Nil means http.
+	TLS *tls.Config
 }
 
 // What every server advertises; see the package comment.
 const (
-	advertisedClient = "http://127.0.0.1:2379"
+	advertisedClient = "127.0.0.1:2379"
 	advertisedPeer   = "http://127.0.0.1:2380"
 )
 
@@ -165,18 +172,32 @@ func (s *Server) Discard() {
 // Endpoint is the host:port of the client listener.
 func (s *Server) Endpoint() string { return s.endpoint }
 
+// URL is the URL of the client listener.
+func (s *Server) URL() string { return s.scheme() + "://" + s.endpoint }
+
+func (s *Server) scheme() string {
+	if s.opts.TLS != nil {
+		return "https"
+	}
+	return "http"
+}
+
 // Log returns what the current (or last) run printed.
 func (s *Server) Log() string { return s.out.String() }
 
 // Pid returns the process id of the running server.
 func (s *Server) Pid() int { return s.cmd.Process.Pid }
 
-// Dial opens a plain gRPC connection without retries, so that a test sees what the server sent. It is closed with
+// Dial opens a gRPC connection without retries, so that a test sees what the server sent. It is closed with
 // the test.
 func (s *Server) Dial(opts ...grpc.DialOption) *grpc.ClientConn {
 	s.tb.Helper()
+	creds := insecure.NewCredentials()
+	if s.opts.TLS != nil {
+		creds = credentials.NewTLS(s.opts.TLS)
+	}
 	opts = append([]grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(creds),
 		grpc.WithDisableRetry(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1 << 30)),
 	}, opts...)
@@ -186,6 +207,20 @@ func (s *Server) Dial(opts ...grpc.DialOption) *grpc.ClientConn {
 	}
 	s.tb.Cleanup(func() { conn.Close() })
 	return conn
+}
+
+// DialAs is Dial with another TLS configuration, as of a client with a certificate of its own.
+func (s *Server) DialAs(cfg *tls.Config, opts ...grpc.DialOption) *grpc.ClientConn {
+	s.tb.Helper()
+	return s.Dial(append([]grpc.DialOption{grpc.WithTransportCredentials(credentials.NewTLS(cfg))}, opts...)...)
+}
+
+// HTTPClient returns a client for URL, with HTTP/2 where the server offers it. Its idle connections are closed with the
+// test.
+func (s *Server) HTTPClient() *http.Client {
+	transport := &http.Transport{TLSClientConfig: s.opts.TLS.Clone(), ForceAttemptHTTP2: true}
+	s.tb.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
 }
 
 func (s *Server) launch() {
@@ -271,9 +306,9 @@ func (s *Server) args() []string {
 	args := []string{
 		"--name=default",
 		"--data-dir=" + s.DataDir,
-		"--listen-client-urls=http://" + s.endpoint,
+		"--listen-client-urls=" + s.URL(),
 		"--listen-peer-urls=" + s.peerURL,
-		"--advertise-client-urls=" + advertisedClient,
+		"--advertise-client-urls=" + s.scheme() + "://" + advertisedClient,
 		"--initial-advertise-peer-urls=" + advertisedPeer,
 		"--initial-cluster=default=" + advertisedPeer,
 		// A single voter elects itself after one timeout; a short one makes hundreds of starts affordable.
