@@ -114,7 +114,9 @@ func (a *Authority) Revoke(revoked ...*Pair) []byte {
 }
 
 // RevokePEM is Revoke in PEM.
-func (a *Authority) RevokePEM(revoked ...*Pair) []byte { return encode("X509 CRL", a.Revoke(revoked...)) }
+func (a *Authority) RevokePEM(revoked ...*Pair) []byte {
+	return encode("X509 CRL", a.Revoke(revoked...))
+}
 
 // Client is how a client that trusts the authority connects, with a certificate unless it is nil.
 func (a *Authority) Client(certificate *Pair) *tls.Config {
@@ -160,3 +162,6 @@ func Write(tb testing.TB, dir, name string, content []byte) string {
 func encode(kind string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }
+
+// TB is the test that the authority belongs to.
+func (a *Authority) TB() testing.TB { return a.tb }
