@@ -24,17 +24,16 @@ import (
 type Authority struct {
 	Certificate *x509.Certificate
 
-	tb     testing.TB
-	key    *ecdsa.PrivateKey
-	serial int64
+	tb  testing.TB
+	key *ecdsa.PrivateKey
 }
 
 // NewAuthority makes an authority with the common name.
 func NewAuthority(tb testing.TB, name string) *Authority {
 	tb.Helper()
-	a := &Authority{tb: tb, key: newKey(tb), serial: 1}
+	a := &Authority{tb: tb, key: newKey(tb)}
 	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(a.serial),
+		SerialNumber:          newSerial(tb),
 		Subject:               pkix.Name{CommonName: name},
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().Add(24 * time.Hour),
@@ -55,6 +54,13 @@ func newKey(tb testing.TB) *ecdsa.PrivateKey {
 	return key
 }
 
+// newSerial is different for every certificate, because a list of revocations counts for all authorities.
+func newSerial(tb testing.TB) *big.Int {
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 64))
+	require.NoError(tb, err)
+	return serial
+}
+
 // PEM is the authority's certificate as a file holds it.
 func (a *Authority) PEM() []byte { return encode("CERTIFICATE", a.Certificate.Raw) }
 
@@ -69,9 +75,8 @@ func (a *Authority) Pool() *x509.CertPool {
 // the template before it is signed.
 func (a *Authority) Issue(commonName string, hosts []string, changes ...func(*x509.Certificate)) *Pair {
 	a.tb.Helper()
-	a.serial++
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(a.serial),
+		SerialNumber: newSerial(a.tb),
 		Subject:      pkix.Name{CommonName: commonName},
 		NotBefore:    time.Now().Add(-time.Hour),
 		NotAfter:     time.Now().Add(12 * time.Hour),
