@@ -31,15 +31,26 @@ func (c *Config) args() []string {
 	return append(args, c.Flags...)
 }
 
-// endpoint returns the URL of an address that a listener is bound to. One that is bound to all addresses
-// is reached at the loopback.
-func endpoint(addr string) string {
-	if strings.HasPrefix(addr, "unix:") {
-		return addr
+// endpoint returns a URL that a listener is bound to as clients on this machine reach it: at the loopback if
+// it is bound to all addresses.
+func endpoint(bound string) string {
+	scheme, addr, found := strings.Cut(bound, "://")
+	if !found {
+		return bound // a socket file
 	}
 	host, port, err := net.SplitHostPort(addr)
 	if ip := net.ParseIP(host); err == nil && ip != nil && ip.IsUnspecified() {
 		addr = net.JoinHostPort("localhost", port)
 	}
-	return "http://" + addr
+	return scheme + "://" + addr
+}
+
+// plain returns the URLs without TLS.
+func plain(urls []string) (all []string) {
+	for _, u := range urls {
+		if !strings.HasPrefix(u, "https:") && !strings.HasPrefix(u, "unixs:") {
+			all = append(all, u)
+		}
+	}
+	return all
 }

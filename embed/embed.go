@@ -118,15 +118,23 @@ func noHost() (string, error) { return "", nil }
 // Endpoints returns the URLs at which clients on this machine reach the member.
 func (m *Member) Endpoints() []string {
 	var all []string
-	for _, addr := range m.node.ClientAddrs() {
-		all = append(all, endpoint(addr))
+	for _, u := range m.node.ClientURLs() {
+		all = append(all, endpoint(u))
 	}
 	return all
 }
 
-// Client returns a new client of this member, which the caller closes. It connects in the background.
+// Client returns a new client of this member, which the caller closes. It connects in the background. Over TLS
+// it accepts this member's certificate and no other, and shows the one of --client-cert-file, or else of
+// --cert-file.
 func (m *Member) Client() (*clientv3.Client, error) {
-	c, err := clientv3.New(clientv3.Config{Endpoints: m.Endpoints(), Logger: zap.NewNop()})
+	cfg := clientv3.Config{Logger: zap.NewNop()}
+	// A client speaks TLS with all of its endpoints or with none.
+	cfg.Endpoints = plain(m.Endpoints())
+	if len(cfg.Endpoints) == 0 {
+		cfg.Endpoints, cfg.TLS = m.Endpoints(), m.node.LoopbackTLS()
+	}
+	c, err := clientv3.New(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("embed: make a client: %w", err)
 	}

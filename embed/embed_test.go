@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -111,6 +112,32 @@ func TestSocket(t *testing.T) {
 	require.Equal(t, []string{"unix:member.sock"}, m.Endpoints())
 	_, err = client(t, m).Put(ctx, "k", "v")
 	require.NoError(t, err)
+	require.NoError(t, m.Close(ctx))
+}
+
+// TestSecure: over TLS the client of a member trusts that member alone.
+func TestSecure(t *testing.T) {
+	ctx := testContext(t)
+	cfg := newConfig(t, embed.EngineMemory)
+	t.Chdir(t.TempDir())
+	cfg.ListenClientURLs = []string{"https://127.0.0.1:0", "unixs://member.sock"}
+	cfg.Flags = append(cfg.Flags, "--auto-tls")
+	m, err := embed.Start(ctx, cfg)
+	require.NoError(t, err)
+	require.Len(t, m.Endpoints(), 2)
+	require.True(t, strings.HasPrefix(m.Endpoints()[0], "https://127.0.0.1:"))
+	require.Equal(t, "unixs:member.sock", m.Endpoints()[1])
+	_, err = client(t, m).Put(ctx, "k", "v")
+	require.NoError(t, err)
+	require.NoError(t, m.Close(ctx))
+
+	cfg.ListenClientURLs = []string{"https://127.0.0.1:0", "http://127.0.0.1:0"}
+	m, err = embed.Start(ctx, cfg)
+	require.NoError(t, err)
+	require.Len(t, m.Endpoints(), 1, "one port serves both")
+	got, err := client(t, m).Get(ctx, "k")
+	require.NoError(t, err)
+	require.Len(t, got.Kvs, 1)
 	require.NoError(t, m.Close(ctx))
 }
 

@@ -113,7 +113,7 @@ func TestRefusals(t *testing.T) {
 		{"dolmen", []string{"--listen-client-urls", "x"}, 2,
 			"invalid value \"x\" for flag -listen-client-urls: URL scheme must be http, https, unix, or unixs: x\n"},
 		{"dolmen", []string{"--heartbeat-interval", "0"}, 1, "--heartbeat-interval must be >0 (set to 0ms)"},
-		{"dolmen", []string{"--auto-tls"}, 1, "--auto-tls is not supported yet by this version of dolmen"},
+		{"dolmen", []string{"--memory-mlock"}, 1, "--memory-mlock is not supported yet by this version of dolmen"},
 		{"dolmen", []string{"--log-level", "loud"}, 1, `--log-level: unrecognized level: "loud"`},
 		{"dolmen", []string{"--log-outputs", "absent/x.log"}, 1, "log output: open absent/x.log: no such file or directory"},
 		{"dolmen", []string{"--config-file", "absent.yml"}, 1, "open absent.yml: no such file or directory"},

@@ -24,7 +24,7 @@ func (c *Config) readFile(path string) (map[string]bool, error) {
 		return nil, fmt.Errorf("configuration file %s: %w", path, err)
 	}
 	given := map[string]bool{}
-	for _, o := range newTable(c).options {
+	for _, o := range append(newTable(c).options, fileOnly(c)...) {
 		raw, found := keys[o.key]
 		if o.key == "" || !found || string(raw) == "null" {
 			continue

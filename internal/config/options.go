@@ -49,9 +49,7 @@ type table struct {
 
 // newTable describes every setting, with cfg's present values as defaults.
 func newTable(cfg *Config) *table {
-	t := &table{flags: flag.NewFlagSet("dolmen", flag.ContinueOnError)}
-	t.flags.SetOutput(io.Discard)
-	t.flags.Usage = func() {}
+	t := emptyTable()
 	t.member(cfg)
 	t.limits(cfg)
 	t.clustering(cfg)
@@ -63,6 +61,13 @@ func newTable(cfg *Config) *table {
 	t.tracing(&cfg.Tracing)
 	t.features(cfg)
 	t.other(cfg)
+	return t
+}
+
+func emptyTable() *table {
+	t := &table{flags: flag.NewFlagSet("dolmen", flag.ContinueOnError)}
+	t.flags.SetOutput(io.Discard)
+	t.flags.Usage = func() {}
 	return t
 }
 

@@ -24,6 +24,17 @@ func (t *table) security(c *Config) {
 		"Host names allowed in HTTP requests without TLS; empty or * allows all.")
 }
 
+// fileOnly are the settings that etcd's configuration file has and its command line lacks.
+func fileOnly(c *Config) []*option {
+	const in = "client-transport-security."
+	t := emptyTable()
+	t.value(list{&c.ClientTLS.AllowedCNs}, "client-cert-allowed-cn", formList,
+		"Common names that a client's certificate may carry.").at(in + "allowed-cn")
+	t.bool(&c.ClientTLS.SkipClientSANVerification, "client-skip-client-san-verification",
+		"Do not compare the certificate of a client of the metrics URLs with its address.").at(in + "skip-client-san-verification")
+	return t.options
+}
+
 func (t *table) peerSecurity(s *TLS) {
 	const in = "peer-transport-security."
 	t.text(&s.CertFile, "peer-cert-file", "Certificate of the peer listeners.").at(in + "cert-file")

@@ -2,43 +2,19 @@ package config
 
 import (
 	"fmt"
-	"net/url"
 	"slices"
 )
 
 const (
-	noTLS       = "TLS is not built"
 	noDiscovery = "discovery is not built"
 	noTracing   = "tracing is not built"
 	noClusters  = "clusters of more than one member are not built"
 )
 
 // unbuilt is every flag whose feature this version does not have, and what is missing. The commit
-// that builds a feature deletes its line. Flags that only shape TLS (cipher-suites, tls-min-version ...)
-// are not here: without a certificate they do nothing in etcd either, and its sample file sets them.
+// that builds a feature deletes its line.
 func unbuilt() map[string]string {
 	return map[string]string{
-		"cert-file":                         noTLS,
-		"key-file":                          noTLS,
-		"client-cert-file":                  noTLS,
-		"client-key-file":                   noTLS,
-		"client-cert-auth":                  noTLS,
-		"client-crl-file":                   noTLS,
-		"client-cert-allowed-hostname":      noTLS,
-		"trusted-ca-file":                   noTLS,
-		"auto-tls":                          noTLS,
-		"peer-cert-file":                    noTLS,
-		"peer-key-file":                     noTLS,
-		"peer-client-cert-file":             noTLS,
-		"peer-client-key-file":              noTLS,
-		"peer-client-cert-auth":             noTLS,
-		"peer-trusted-ca-file":              noTLS,
-		"peer-crl-file":                     noTLS,
-		"peer-auto-tls":                     noTLS,
-		"peer-cert-allowed-cn":              noTLS,
-		"peer-cert-allowed-hostname":        noTLS,
-		"peer-skip-client-san-verification": noTLS,
-
 		"discovery-token":                    noDiscovery,
 		"discovery-endpoints":                noDiscovery,
 		"discovery-dial-timeout":             noDiscovery,
@@ -90,7 +66,7 @@ func (c *Config) checkUnbuilt() error {
 	if retention, err := c.compactionRetention(); err != nil || retention != 0 {
 		return &UnbuiltError{Setting: "--auto-compaction-retention", Reason: "automatic compaction is not built"}
 	}
-	if err := c.checkURLsBuilt(); err != nil {
+	if err := c.checkMembersBuilt(); err != nil {
 		return err
 	}
 	for _, gate := range KnownGates() {
@@ -101,31 +77,13 @@ func (c *Config) checkUnbuilt() error {
 	return nil
 }
 
-// checkURLsBuilt refuses TLS URLs where this member would have to serve them; clients may be told
-// https, because something in front may add TLS.
-func (c *Config) checkURLsBuilt() error {
+func (c *Config) checkMembersBuilt() error {
 	members, err := c.InitialMembers()
 	if err != nil {
 		return fmt.Errorf("error setting up initial cluster: %w", err)
 	}
 	if len(members) > 1 {
 		return &UnbuiltError{Setting: "more than one member in --initial-cluster", Reason: noClusters}
-	}
-	for _, one := range []struct {
-		flag string
-		urls []url.URL
-	}{
-		{"listen-peer-urls", c.ListenPeerURLs},
-		{"listen-client-urls", c.ListenClientURLs},
-		{"listen-client-http-urls", c.ListenClientHTTPURLs},
-		{"listen-metrics-urls", c.ListenMetricsURLs},
-		{"initial-advertise-peer-urls", c.AdvertisePeerURLs},
-	} {
-		for _, u := range one.urls {
-			if u.Scheme == "https" || u.Scheme == "unixs" {
-				return &UnbuiltError{Setting: fmt.Sprintf("%s in --%s", u.String(), one.flag), Reason: noTLS}
-			}
-		}
 	}
 	return nil
 }

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -10,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"go.etcd.io/etcd/client/pkg/v3/tlsutil"
 	"go.uber.org/zap"
 )
 
@@ -52,8 +50,8 @@ func (c *Config) checkListen() error {
 	}
 	for _, a := range c.ListenClientURLs {
 		for _, b := range c.ListenClientHTTPURLs {
-			if a.String() == b.String() {
-				return fmt.Errorf("cannot bind both --listen-client-urls and --listen-client-http-urls on the same url %s", a.String())
+			if Address(a) == Address(b) {
+				return fmt.Errorf("cannot bind both --listen-client-urls and --listen-client-http-urls on the same url %s", b.String())
 			}
 		}
 	}
@@ -196,29 +194,9 @@ func (c *Config) checkGates() error {
 	return nil
 }
 
-func (c *Config) checkTLS() error {
-	low, err := tlsutil.GetTLSVersion(c.TLSMinVersion)
-	if err != nil {
-		return err
-	}
-	high, err := tlsutil.GetTLSVersion(c.TLSMaxVersion)
-	if err != nil {
-		return err
-	}
-	if high != 0 && low > high {
-		return fmt.Errorf("min version (%s) is greater than max version (%s)", c.TLSMinVersion, c.TLSMaxVersion)
-	}
-	if low == tls.VersionTLS13 && len(c.CipherSuites) > 0 {
-		return errors.New("cipher suites cannot be configured when only TLS1.3 is enabled")
-	}
-	if _, err := tlsutil.GetCipherSuites(c.CipherSuites); err != nil {
-		return err
-	}
-	return nil
-}
-
 // warnings are what is allowed and not advisable.
 func (c *Config) warnings(notices *Notices) {
+	c.warnOfTLS(notices)
 	if len(c.ListenClientHTTPURLs) == 0 {
 		notices.warn("Running http and grpc server on single port. This is not recommended for production.")
 	}

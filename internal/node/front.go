@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/net/netutil"
 
+	"github.com/dolmen-io/dolmen/internal/certs"
 	"github.com/dolmen-io/dolmen/internal/config"
 	"github.com/dolmen-io/dolmen/internal/etcdapi"
 	"github.com/dolmen-io/dolmen/internal/rpc"
@@ -31,6 +32,9 @@ type front struct {
 
 	client, web, metrics, peer []*listener
 
+	// The certificates of listeners that speak TLS; nil without such.
+	clientTLS, peerTLS *certs.Store
+
 	clientHandler, metricsHandler, peerHandler http.Handler
 
 	// peers serve HTTP on peer URLs.
@@ -41,10 +45,20 @@ type front struct {
 // peerHeaderTimeout ends peer connections that do not say what they want.
 const peerHeaderTimeout = time.Minute
 
-// listener is a bound address.
+// listener is a bound address. One of the client URLs may serve connections without TLS and with it.
 type listener struct {
 	net.Listener
-	url url.URL
+	url           url.URL // the first that names the address
+	plain, secure bool
+}
+
+// serves adds what a URL asks for.
+func (l *listener) serves(u url.URL) {
+	if config.Secure(u) {
+		l.secure = true
+	} else {
+		l.plain = true
+	}
 }
 
 // listen binds all addresses. Nothing is accepted before serve.
@@ -54,21 +68,28 @@ func listen(cfg *config.Config, lg *zap.Logger) (f *front, err error) {
 		urls []url.URL
 		into *[]*listener
 		flag string
+		// mixed groups may serve one address with TLS and without.
+		mixed bool
 	}{
-		{cfg.ListenPeerURLs, &f.peer, "--listen-peer-urls"},
-		{cfg.ListenClientURLs, &f.client, "--listen-client-urls"},
-		{cfg.ListenClientHTTPURLs, &f.web, "--listen-client-http-urls"},
-		{cfg.ListenMetricsURLs, &f.metrics, "--listen-metrics-urls"},
+		{cfg.ListenPeerURLs, &f.peer, "--listen-peer-urls", false},
+		{cfg.ListenClientURLs, &f.client, "--listen-client-urls", true},
+		{cfg.ListenClientHTTPURLs, &f.web, "--listen-client-http-urls", true},
+		{cfg.ListenMetricsURLs, &f.metrics, "--listen-metrics-urls", true},
 	} {
 		for _, u := range group.urls {
-			if slices.ContainsFunc(*group.into, func(l *listener) bool { return l.url == u }) {
-				continue // the same address given twice
+			if at := slices.IndexFunc(*group.into, func(l *listener) bool {
+				return config.Address(l.url) == config.Address(u) && (group.mixed || l.url.Scheme == u.Scheme)
+			}); at >= 0 {
+				(*group.into)[at].serves(u) // the same address given twice
+				continue
 			}
 			ln, err := bind(u)
 			if err != nil {
 				return nil, errors.Join(fmt.Errorf("listen on %s of %s: %w", u.String(), group.flag, err), f.close())
 			}
-			*group.into = append(*group.into, &listener{ln, u})
+			l := &listener{Listener: ln, url: u}
+			l.serves(u)
+			*group.into = append(*group.into, l)
 		}
 	}
 	return f, nil
@@ -77,10 +98,10 @@ func listen(cfg *config.Config, lg *zap.Logger) (f *front, err error) {
 // bind opens one address. A unix socket that a killed process left behind is removed; one that answers is
 // in use.
 func bind(u url.URL) (net.Listener, error) {
-	if u.Scheme != "unix" {
+	if !strings.HasPrefix(u.Scheme, "unix") {
 		return net.Listen("tcp", u.Host)
 	}
-	path := u.Host + u.Path
+	path := config.Address(u)
 	if c, err := net.Dial("unix", path); err == nil {
 		return nil, errors.Join(errors.New("the socket is in use"), c.Close())
 	}
@@ -122,24 +143,31 @@ func (f *front) build(m *Member) (err error) {
 func (f *front) serve(m *Member) {
 	f.peers.Handler, f.peers.ReadHeaderTimeout = f.peerHandler, peerHeaderTimeout
 	for _, l := range f.peer {
-		f.goServe(m, l, func() error { return ignoreClosed(f.peers.Serve(limited(l))) })
+		ln := limited(l)
+		if l.secure {
+			secure := f.peerTLS.Server(!m.cfg.PeerTLS.SkipClientSANVerification, protocolHTTP2, protocolHTTP1)
+			ln = rpc.NewTLSListener(ln, secure, f.lg, "peer")
+		}
+		f.goServe(m, l, func() error { return ignoreClosed(f.peers.Serve(ln)) })
 	}
 	for _, l := range f.metrics {
-		f.goServe(m, l, func() error { return f.rpc.ServeHTTPOnly(l, f.metricsHandler) })
+		// As in etcd, only here a client's certificate is held against its address.
+		ep := rpc.Endpoint{Listener: l, Plain: l.plain, Handler: f.metricsHandler,
+			TLS: f.secureClients(l, !m.cfg.ClientTLS.SkipClientSANVerification, protocolHTTP2, protocolHTTP1)}
+		f.goServe(m, l, func() error { return f.rpc.Serve(ep) })
 	}
-	handler := f.clientHandler
-	if len(f.web) > 0 {
-		handler = nil // HTTP has URLs of its own
-		for _, l := range f.web {
-			f.afterReady(m, l, "http", func() error { return f.rpc.ServeHTTPOnly(l, f.clientHandler) })
-		}
+	for _, l := range f.web {
+		f.afterReady(m, l, "http", rpc.Endpoint{Listener: l, Plain: l.plain, Handler: f.clientHandler,
+			TLS: f.secureClients(l, false, protocolHTTP2, protocolHTTP1)})
 	}
 	for _, l := range f.client {
-		traffic := "grpc+http"
-		if handler == nil {
-			traffic = "grpc"
+		if len(f.web) > 0 { // HTTP has URLs of its own
+			f.afterReady(m, l, "grpc", rpc.Endpoint{Listener: l, Plain: l.plain, GRPC: true,
+				TLS: f.secureClients(l, false, protocolHTTP2)})
+			continue
 		}
-		f.afterReady(m, l, traffic, func() error { return f.rpc.Serve(l, handler) })
+		f.afterReady(m, l, "grpc+http", rpc.Endpoint{Listener: l, Plain: l.plain, GRPC: true, Handler: f.clientHandler,
+			TLS: f.secureClients(l, false, protocolHTTP2, protocolHTTP1)})
 	}
 }
 
@@ -151,7 +179,7 @@ func (f *front) goServe(m *Member, l *listener, serve func() error) {
 	})
 }
 
-func (f *front) afterReady(m *Member, l *listener, traffic string, serve func() error) {
+func (f *front) afterReady(m *Member, l *listener, traffic string, ep rpc.Endpoint) {
 	f.goServe(m, l, func() error {
 		select {
 		case <-m.ready:
@@ -159,9 +187,14 @@ func (f *front) afterReady(m *Member, l *listener, traffic string, serve func() 
 			return l.Close()
 		}
 		f.lg.Info("ready to serve client requests")
-		f.lg.Info("serving client traffic insecurely; this is strongly discouraged!",
-			zap.String("traffic", traffic), zap.String("address", l.Addr().String()))
-		return serve()
+		fields := []zap.Field{zap.String("traffic", traffic), zap.String("address", l.Addr().String())}
+		if l.plain {
+			f.lg.Info("serving client traffic insecurely; this is strongly discouraged!", fields...)
+		}
+		if l.secure {
+			f.lg.Info("serving client traffic securely", fields...)
+		}
+		return f.rpc.Serve(ep)
 	})
 }
 
@@ -216,13 +249,18 @@ func (f *front) close() error {
 	return errors.Join(errs...)
 }
 
-func (f *front) clientAddrs() (addrs []string) {
+// clientURLs are the addresses of clients as URLs; without TLS where there is a choice.
+func (f *front) clientURLs() (urls []string) {
 	for _, l := range f.client {
+		scheme, network := "http://", "unix:"
+		if !l.plain {
+			scheme, network = "https://", "unixs:"
+		}
 		if strings.HasPrefix(l.url.Scheme, "unix") {
-			addrs = append(addrs, "unix:"+l.Addr().String())
+			urls = append(urls, network+l.Addr().String())
 		} else {
-			addrs = append(addrs, l.Addr().String())
+			urls = append(urls, scheme+l.Addr().String())
 		}
 	}
-	return addrs
+	return urls
 }

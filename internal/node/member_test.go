@@ -331,7 +331,7 @@ func TestFront(t *testing.T) {
 	m, err := Open(t.Context(), cfg, zap.NewNop())
 	require.NoError(t, err)
 	ready(t, m)
-	require.Len(t, m.ClientAddrs(), 1)
+	require.Len(t, m.ClientURLs(), 1)
 	get := func(l *listener, path string) string {
 		resp, err := http.Get("http://" + l.Addr().String() + path)
 		require.NoError(t, err)
@@ -345,7 +345,7 @@ func TestFront(t *testing.T) {
 	require.Contains(t, get(m.front.web[0], "/debug/vars"), "raft.status")
 	require.Contains(t, get(m.front.metrics[0], "/metrics"), "etcd_server_has_leader 1")
 	require.Contains(t, get(m.front.metrics[0], "/health?serializable=true"), `"health":"true"`)
-	require.Contains(t, get(m.front.peer[0], "/members"), m.ClientAddrs()[0])
+	require.Contains(t, get(m.front.peer[0], "/members"), m.ClientURLs()[0])
 	st := m.Status()
 	require.Equal(t, m.id.member, st.Leader)
 	require.Equal(t, int64(defaultQuota), st.QuotaBytes)
@@ -355,9 +355,9 @@ func TestFront(t *testing.T) {
 
 	second := *cfg
 	second.DataDir = t.TempDir()
-	second.ListenClientURLs = []url.URL{{Scheme: "http", Host: m.ClientAddrs()[0]}}
+	second.ListenClientURLs = []url.URL{{Scheme: "http", Host: m.front.client[0].Addr().String()}}
 	_, err = Open(t.Context(), &second, zap.NewNop())
-	require.ErrorContains(t, err, "listen on http://"+m.ClientAddrs()[0]+" of --listen-client-urls")
+	require.ErrorContains(t, err, "listen on "+m.ClientURLs()[0]+" of --listen-client-urls")
 	http.DefaultClient.CloseIdleConnections()
 	stop(t, m)
 	noGoroutines(t)

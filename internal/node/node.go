@@ -129,6 +129,9 @@ func (m *Member) open(ctx context.Context, disk opener) (err error) {
 	if m.disk, err = disk(ctx, m.cfg, m.lg); err != nil {
 		return err
 	}
+	if err := m.front.loadCertificates(m.cfg); err != nil {
+		return err
+	}
 	if m.eng, err = m.disk.openEngine(m.fail); err != nil {
 		return err
 	}
@@ -272,8 +275,8 @@ func (m *Member) Stop(ctx context.Context) error {
 	}
 }
 
-// ClientAddrs returns the addresses on which clients are served, as bound.
-func (m *Member) ClientAddrs() []string { return m.front.clientAddrs() }
+// ClientURLs returns the URLs on which clients are served, as bound.
+func (m *Member) ClientURLs() []string { return m.front.clientURLs() }
 
 // Registry returns the member's own metrics.
 func (m *Member) Registry() prometheus.Gatherer { return m.front.registry }

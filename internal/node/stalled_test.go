@@ -26,7 +26,7 @@ func TestStalledClientCostsNoLease(t *testing.T) {
 	m, err := Open(t.Context(), cfg, zap.New(core))
 	require.NoError(t, err)
 	ready(t, m)
-	c, err := clientv3.New(clientv3.Config{Endpoints: m.ClientAddrs(), Logger: zap.NewNop()})
+	c, err := clientv3.New(clientv3.Config{Endpoints: m.ClientURLs(), Logger: zap.NewNop()})
 	require.NoError(t, err)
 	defer func() { _ = c.Close() }() // the member may have cut it off already
 

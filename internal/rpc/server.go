@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -18,7 +17,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
-	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 	_ "google.golang.org/grpc/encoding/gzip" // etcd accepts compressed requests
 	"google.golang.org/grpc/health"
@@ -82,8 +80,12 @@ type Config struct {
 // Server serves gRPC and HTTP on any number of listeners. Register the services, then call Serve for each
 // listener on its own goroutine; Shutdown ends them all.
 type Server struct {
-	cfg     Config
-	grpc    *grpc.Server
+	cfg  Config
+	grpc *grpc.Server
+	// overHTTP runs the requests that net/http has read. It is another server than grpc, which at its stop
+	// would cut them.
+	overHTTP *grpc.Server
+
 	health  *health.Server
 	metrics *metrics
 	streams *streams
@@ -121,8 +123,9 @@ func New(cfg Config) (*Server, error) {
 		stopping: make(chan struct{}),
 		stopped:  make(chan struct{}),
 	}
-	s.grpc = grpc.NewServer(s.options()...)
-	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
+	s.grpc = grpc.NewServer(append(s.options(), grpc.Creds(handshaken{}))...)
+	s.overHTTP = grpc.NewServer(s.options()...)
+	s.RegisterService(&grpc_health_v1.Health_ServiceDesc, s.health)
 	go s.watchLeader()
 	return s, nil
 }
@@ -154,93 +157,7 @@ func (s *Server) options() []grpc.ServerOption {
 // RegisterService adds a service. It must be called before the first Serve.
 func (s *Server) RegisterService(desc *grpc.ServiceDesc, implementation any) {
 	s.grpc.RegisterService(desc, implementation)
-}
-
-// Serve serves the connections of a listener until Shutdown, then returns nil, or until the listener fails.
-// A connection that opens with HTTP/2's preface is gRPC, any other goes to handler. With a nil handler all
-// are gRPC. It closes the listener. After Shutdown it only does that.
-func (s *Server) Serve(ln net.Listener, handler http.Handler) error {
-	s.begin.Do(func() { s.metrics.initialize(s.grpc) })
-	ln = s.limit(ln)
-	if handler == nil {
-		return s.result(ln, s.serveGRPC(ln))
-	}
-	split, web := newSplitter(ln), s.newHTTPServer(handler)
-	if !s.track(split, web) {
-		return split.close()
-	}
-	var branches sync.WaitGroup
-	branches.Go(func() {
-		// What ends a branch is the splitter or Shutdown; run reports which.
-		_ = s.serveGRPC(split.grpc)
-	})
-	branches.Go(func() { _ = web.Serve(split.web) })
-	err := split.run()
-	branches.Wait()
-	return s.result(ln, err)
-}
-
-// serveGRPC serves until the listener fails or Shutdown ends. grpc-go's Serve waits for every handler, even
-// for one that does not notice that its connection was cut.
-func (s *Server) serveGRPC(ln net.Listener) error {
-	ended := make(chan error, 1)
-	go func() { ended <- s.grpc.Serve(ln) }()
-	select {
-	case err := <-ended:
-		return err
-	case <-s.stopped:
-		return grpc.ErrServerStopped
-	}
-}
-
-// ServeHTTPOnly is Serve for a listener without gRPC.
-func (s *Server) ServeHTTPOnly(ln net.Listener, handler http.Handler) error {
-	ln = s.limit(ln)
-	web := s.newHTTPServer(handler)
-	if !s.track(nil, web) {
-		return ln.Close()
-	}
-	return s.result(ln, web.Serve(ln))
-}
-
-func (s *Server) limit(ln net.Listener) net.Listener {
-	if s.cfg.MaxConnections <= 0 {
-		return ln
-	}
-	return netutil.LimitListener(ln, s.cfg.MaxConnections)
-}
-
-func (s *Server) newHTTPServer(handler http.Handler) *http.Server {
-	return &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: headerTimeout,
-		// These are clients' mistakes: of use to who debugs a client, noise to who runs the server.
-		ErrorLog: debugLog(s.cfg.Logger),
-	}
-}
-
-// track notes what Shutdown must stop, unless it already has.
-func (s *Server) track(split *splitter, web *http.Server) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.mu.stopped {
-		return false
-	}
-	if split != nil {
-		s.mu.splits = append(s.mu.splits, split)
-	}
-	s.mu.web = append(s.mu.web, web)
-	return true
-}
-
-// result is what a Serve returns whose listener ended with err.
-func (s *Server) result(ln net.Listener, err error) error {
-	select {
-	case <-s.stopping:
-		return nil
-	default:
-		return fmt.Errorf("rpc: serve %s: %w", ln.Addr(), err)
-	}
+	s.overHTTP.RegisterService(desc, implementation)
 }
 
 // Shutdown refuses new requests, ends the streams that have no end of their own, and waits for the other
@@ -256,17 +173,16 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	for _, split := range splits {
 		errs = append(errs, split.close())
 	}
-	drained := make(chan struct{})
+	drained, webDone := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(drained)
 		s.grpc.GracefulStop()
+		<-webDone
+		s.overHTTP.GracefulStop() // has no request left, or one whose connection was cut
 	}()
 	s.streams.stop(rpctypes.ErrGRPCStopped)
-	for _, w := range web {
-		if err := w.Shutdown(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("rpc: HTTP requests were cut: %w", errors.Join(err, w.Close())))
-		}
-	}
+	errs = append(errs, shutdownWeb(ctx, web))
+	close(webDone)
 	select {
 	case <-drained:
 	case <-ctx.Done():
@@ -280,6 +196,21 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		case <-grace.C:
 		}
 	}
+	return errors.Join(errs...)
+}
+
+// shutdownWeb waits for the requests of HTTP servers until ctx ends, and then cuts them.
+func shutdownWeb(ctx context.Context, servers []*http.Server) error {
+	errs := make([]error, len(servers))
+	var stopping sync.WaitGroup
+	for i, w := range servers {
+		stopping.Go(func() {
+			if err := w.Shutdown(ctx); err != nil {
+				errs[i] = fmt.Errorf("rpc: HTTP requests were cut: %w", errors.Join(err, w.Close()))
+			}
+		})
+	}
+	stopping.Wait()
 	return errors.Join(errs...)
 }
 

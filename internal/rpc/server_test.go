@@ -135,7 +135,18 @@ func listen(t *testing.T) net.Listener {
 	return ln
 }
 
-func both(s *Server, ln net.Listener) error { return s.Serve(ln, web) }
+// What tests serve without TLS.
+func both(s *Server, ln net.Listener) error {
+	return s.Serve(Endpoint{Listener: ln, Plain: true, GRPC: true, Handler: web})
+}
+
+func onlyGRPC(s *Server, ln net.Listener) error {
+	return s.Serve(Endpoint{Listener: ln, Plain: true, GRPC: true})
+}
+
+func onlyHTTP(s *Server, ln net.Listener) error {
+	return s.Serve(Endpoint{Listener: ln, Plain: true, Handler: web})
+}
 
 func startBoth(t *testing.T, change func(*Config)) *fixture { return start(t, listen(t), change, both) }
 
@@ -204,9 +215,9 @@ func TestOnePortServesBoth(t *testing.T) {
 	require.NoError(t, <-f.served)
 	require.NoError(t, f.server.Shutdown(t.Context()), "again")
 	late := listen(t)
-	require.NoError(t, f.server.Serve(late, web))
-	require.NoError(t, f.server.ServeHTTPOnly(listen(t), web))
-	require.NoError(t, f.server.Serve(listen(t), nil))
+	require.NoError(t, both(f.server, late))
+	require.NoError(t, onlyHTTP(f.server, listen(t)))
+	require.NoError(t, onlyGRPC(f.server, listen(t)))
 	_, err = late.Accept()
 	require.ErrorIs(t, err, net.ErrClosed)
 }
@@ -225,7 +236,7 @@ func TestUnixSocket(t *testing.T) {
 }
 
 func TestGRPCOnly(t *testing.T) {
-	f := start(t, listen(t), nil, func(s *Server, ln net.Listener) error { return s.Serve(ln, nil) })
+	f := start(t, listen(t), nil, onlyGRPC)
 	require.NoError(t, f.put(t.Context()))
 	_, err := http.Get("http://" + f.addr + "/x") //nolint:bodyclose // there is no response
 	require.Error(t, err)
@@ -234,7 +245,7 @@ func TestGRPCOnly(t *testing.T) {
 }
 
 func TestHTTPOnly(t *testing.T) {
-	f := start(t, listen(t), nil, func(s *Server, ln net.Listener) error { return s.ServeHTTPOnly(ln, web) })
+	f := start(t, listen(t), nil, onlyHTTP)
 	require.Equal(t, "HTTP/1.1 /x", get(t, http.DefaultClient, "http://"+f.addr+"/x"))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
@@ -246,11 +257,7 @@ func TestHTTPOnly(t *testing.T) {
 func TestListenerFailureIsReported(t *testing.T) {
 	ln := listen(t)
 	require.NoError(t, ln.Close())
-	for _, serve := range []func(*Server, net.Listener) error{
-		both,
-		func(s *Server, ln net.Listener) error { return s.Serve(ln, nil) },
-		func(s *Server, ln net.Listener) error { return s.ServeHTTPOnly(ln, web) },
-	} {
+	for _, serve := range []func(*Server, net.Listener) error{both, onlyGRPC, onlyHTTP} {
 		f := start(t, ln, nil, serve)
 		err := <-f.served
 		require.ErrorIs(t, err, net.ErrClosed)
@@ -475,10 +482,11 @@ func TestShutdownCuts(t *testing.T) {
 func TestShutdownCutsHTTP(t *testing.T) {
 	entered := make(chan struct{})
 	f := start(t, listen(t), nil, func(s *Server, ln net.Listener) error {
-		return s.Serve(ln, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			close(entered)
-			<-r.Context().Done()
-		}))
+		return s.Serve(Endpoint{Listener: ln, Plain: true, GRPC: true, Handler: http.HandlerFunc(
+			func(_ http.ResponseWriter, r *http.Request) {
+				close(entered)
+				<-r.Context().Done()
+			})})
 	})
 	failed := make(chan error)
 	go func() {

@@ -46,13 +46,16 @@ func splitting(t *testing.T, f func(t *testing.T, p *pipes, s *splitter)) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPipes()
 		s := newSplitter(p)
+		for _, k := range []kind{kindOther, kindHTTP2, kindTLS} {
+			s.branch(k)
+		}
 		ended := make(chan error, 1)
 		go func() { ended <- s.run() }()
 		f(t, p, s)
 		require.NoError(t, s.close())
 		require.NoError(t, s.close(), "again")
 		require.Error(t, <-ended)
-		_, err := s.web.Accept()
+		_, err := s.to[kindOther].Accept()
 		require.ErrorIs(t, err, net.ErrClosed)
 	})
 }
@@ -60,14 +63,15 @@ func splitting(t *testing.T, f func(t *testing.T, p *pipes, s *splitter)) {
 func TestSplit(t *testing.T) {
 	for name, test := range map[string]struct {
 		writes []string
-		grpc   bool
+		kind   kind
 	}{
-		"HTTP/2":                {[]string{preface + "rest"}, true},
-		"HTTP/2, one by one":    {[]string{"P", "RI * HTTP/2.0\r\n\r\nSM\r\n\r", "\n", "rest"}, true},
-		"HTTP/1":                {[]string{"GET / HTTP/1.1\r\n"}, false},
-		"PRI but not HTTP/2":    {[]string{"PRI", " * HTTP/1.1"}, false},
-		"PUT begins like it":    {[]string{"P", "UT / HTTP/1.1"}, false},
-		"anything else is HTTP": {[]string{"\x00"}, false},
+		"HTTP/2":                {[]string{preface + "rest"}, kindHTTP2},
+		"HTTP/2, one by one":    {[]string{"P", "RI * HTTP/2.0\r\n\r\nSM\r\n\r", "\n", "rest"}, kindHTTP2},
+		"HTTP/1":                {[]string{"GET / HTTP/1.1\r\n"}, kindOther},
+		"PRI but not HTTP/2":    {[]string{"PRI", " * HTTP/1.1"}, kindOther},
+		"PUT begins like it":    {[]string{"P", "UT / HTTP/1.1"}, kindOther},
+		"TLS":                   {[]string{"\x16", "\x03\x01"}, kindTLS},
+		"anything else is HTTP": {[]string{"\x00"}, kindOther},
 	} {
 		t.Run(name, func(t *testing.T) {
 			splitting(t, func(t *testing.T, p *pipes, s *splitter) {
@@ -83,10 +87,7 @@ func TestSplit(t *testing.T) {
 						}
 					}
 				}()
-				branch := s.web
-				if test.grpc {
-					branch = s.grpc
-				}
+				branch := s.to[test.kind]
 				require.Equal(t, p.Addr(), branch.Addr())
 				conn, err := branch.Accept()
 				require.NoError(t, err)
@@ -133,7 +134,7 @@ func TestSniffedConnectionsAreBounded(t *testing.T) {
 		p.conns <- server // there is room again
 		_, err := io.WriteString(client, "G")
 		require.NoError(t, err)
-		conn, err := s.web.Accept()
+		conn, err := s.to[kindOther].Accept()
 		require.NoError(t, err)
 		require.NoError(t, conn.Close())
 	})
@@ -172,9 +173,21 @@ func TestAcceptIsRepeated(t *testing.T) {
 		require.Equal(t, (1+2+4+8)*minPause, time.Since(begin))
 		_, err := io.WriteString(client, "G")
 		require.NoError(t, err)
-		_, err = s.web.Accept()
+		_, err = s.to[kindOther].Accept()
 		require.NoError(t, err)
 		p.conns <- passing{errors.New("too many open files")} // and close meanwhile
 		synctest.Wait()
+	})
+}
+
+// TestKindOfNobody: a kind without a branch is closed.
+func TestKindOfNobody(t *testing.T) {
+	splitting(t, func(t *testing.T, p *pipes, s *splitter) {
+		s.to[kindTLS] = nil
+		client := p.dial()
+		_, err := io.WriteString(client, "\x16")
+		require.NoError(t, err)
+		_, err = client.Read(make([]byte, 1))
+		require.ErrorIs(t, err, io.EOF)
 	})
 }
