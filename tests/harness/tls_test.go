@@ -12,7 +12,7 @@ import (
 // TestSecureServer starts a server with TLS and reaches it over gRPC and HTTP/2, with a certificate and without.
 func TestSecureServer(t *testing.T) {
 	secure := NewSecure(t)
-	s := Start(t, Etcd, Options{
+	s := Start(t, Subject(), Options{
 		NoFsync: true, Args: secure.ArgsWithClients(),
 		TLS: secure.Authority.Client(secure.Authority.Issue("root", nil)),
 	})
