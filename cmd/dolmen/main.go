@@ -1,7 +1,8 @@
 // Command dolmen runs one member of an etcd-compatible metadata store.
 //
-// Without a sub-command it is a member and takes etcd's flags. Called through a link named "etcd" it
-// behaves as etcd's own program does, down to its log format.
+// Without a command it is a member and takes etcd's flags. With one it is a tool: a client, or something to look at
+// a member's files with. Called through a link named "etcd" it behaves as etcd's own program does, down to its log
+// format.
 package main
 
 import (
@@ -19,7 +20,6 @@ const signalPatience = time.Second
 
 func main() {
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	p := &program{
 		name:     filepath.Base(os.Args[0]),
 		args:     os.Args[1:],
@@ -27,8 +27,11 @@ func main() {
 		stdout:   os.Stdout,
 		stderr:   os.Stderr,
 		terminal: term.IsTerminal(int(os.Stderr.Fd())),
-		signals:  signals,
-		open:     openMember,
+		listen: func() <-chan os.Signal {
+			signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+			return signals
+		},
+		open: openMember,
 	}
 	finish(p.run(), signals)
 }

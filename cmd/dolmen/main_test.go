@@ -14,7 +14,13 @@ import (
 // status 3.
 const endVariable = "DOLMEN_TEST_END"
 
+// programVariable makes this test binary the program itself.
+const programVariable = "DOLMEN_TEST_PROGRAM"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(programVariable) != "" {
+		main()
+	}
 	how, set := os.LookupEnv(endVariable)
 	if !set {
 		os.Exit(m.Run())

@@ -24,31 +24,6 @@ import (
 // stopTimeout covers etcd's longest graceful stop (7 s for requests, then a flush) on a slow disk.
 const stopTimeout = 30 * time.Second
 
-// subcommand runs what the first argument names, if it names something.
-func (p *program) subcommand() (status int, done bool) {
-	if len(p.args) == 0 {
-		return 0, false
-	}
-	switch word := p.args[0]; word {
-	case "gateway", "grpc-proxy":
-		fmt.Fprintf(p.stderr, "%s is not part of dolmen; run etcd's own binary for it: etcd %s\n",
-			word, strings.Join(p.args, " "))
-		return statusFailed, true
-	case "version":
-		if p.name != etcdName {
-			printVersion(p.stdout)
-			return statusOK, true
-		}
-	case "help":
-		if p.name != etcdName {
-			fmt.Fprintln(p.stdout, config.Usage(p.name))
-			fmt.Fprint(p.stdout, config.Help())
-			return statusOK, true
-		}
-	}
-	return 0, false
-}
-
 // printVersion writes etcd's four lines, which tools parse, and then our own.
 func printVersion(w io.Writer) {
 	own, revision := buildVersion()

@@ -33,8 +33,10 @@ type program struct {
 	environ        []string
 	stdout, stderr io.Writer
 	terminal       bool // whether stderr is one
-	signals        <-chan os.Signal
-	open           opener
+	// listen returns the signals that are to stop a member. Until it is called they end the process, as they
+	// should a command.
+	listen func() <-chan os.Signal
+	open   opener
 }
 
 // opener starts a member. The context ends the opening, not the member.
@@ -59,9 +61,10 @@ type outcome struct {
 }
 
 func (p *program) run() outcome {
-	if status, done := p.subcommand(); done {
-		return outcome{status: status}
+	if p.isCommand() {
+		return outcome{status: p.command()}
 	}
+	signals := p.listen()
 	cfg, notices, err := config.Parse(p.args, p.environ)
 	if status, done := p.answer(err); done {
 		return outcome{status: status}
@@ -77,7 +80,7 @@ func (p *program) run() outcome {
 			return outcome{status: statusFailed}
 		}
 	}
-	o := p.member(cfg, notices, err, lg.Logger)
+	o := p.member(cfg, notices, err, lg.Logger, signals)
 	if err := lg.Close(); err != nil {
 		fmt.Fprintln(p.stderr, "closing the log:", err)
 	}
@@ -132,7 +135,9 @@ func (p *program) logger(cfg *config.Config) (*telemetry.Logger, error) {
 }
 
 // member runs a member from the checks of its configuration to its end.
-func (p *program) member(cfg *config.Config, notices config.Notices, parseErr error, lg *zap.Logger) outcome {
+func (p *program) member(cfg *config.Config, notices config.Notices, parseErr error, lg *zap.Logger,
+	signals <-chan os.Signal,
+) outcome {
 	defer adoptStrayLogs(cfg, lg)()
 	notices.Log(lg)
 	lg.Info("Running: ", zap.Strings("args", append([]string{p.name}, p.args...)))
@@ -145,7 +150,7 @@ func (p *program) member(cfg *config.Config, notices config.Notices, parseErr er
 		fatal(lg, "data directory cannot be used", zap.String("data-dir", cfg.DataDir), zap.Error(err))
 		return outcome{status: statusFailed}
 	}
-	m, sig, err := p.openUnlessSignalled(cfg, lg)
+	m, sig, err := p.openUnlessSignalled(cfg, lg, signals)
 	switch {
 	case sig != 0 && err != nil:
 		lg.Info("stopped before the member was open", zap.Error(err))
@@ -156,12 +161,12 @@ func (p *program) member(cfg *config.Config, notices config.Notices, parseErr er
 		reportBootstrap(lg, cfg, err)
 		return outcome{status: statusFailed}
 	}
-	return p.serve(m, lg)
+	return serve(m, lg, signals)
 }
 
 // openUnlessSignalled opens the member; a signal cancels the opening, and is returned with what came
 // of it.
-func (p *program) openUnlessSignalled(cfg *config.Config, lg *zap.Logger) (member, syscall.Signal, error) {
+func (p *program) openUnlessSignalled(cfg *config.Config, lg *zap.Logger, signals <-chan os.Signal) (member, syscall.Signal, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	type opened struct {
@@ -176,7 +181,7 @@ func (p *program) openUnlessSignalled(cfg *config.Config, lg *zap.Logger) (membe
 	select {
 	case r := <-result:
 		return r.member, 0, r.err
-	case sig := <-p.signals:
+	case sig := <-signals:
 		logSignal(lg, sig)
 		cancel()
 		r := <-result
@@ -185,14 +190,14 @@ func (p *program) openUnlessSignalled(cfg *config.Config, lg *zap.Logger) (membe
 }
 
 // serve waits for the end of an open member.
-func (p *program) serve(m member, lg *zap.Logger) outcome {
+func serve(m member, lg *zap.Logger, signals <-chan os.Signal) outcome {
 	ready := m.Ready()
 	for {
 		select {
 		case <-ready:
 			notifySystemd(lg)
 			ready = nil
-		case sig := <-p.signals:
+		case sig := <-signals:
 			logSignal(lg, sig)
 			return stop(m, asSignal(sig), lg)
 		case <-m.Done():

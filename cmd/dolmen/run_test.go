@@ -49,6 +49,7 @@ func invoke(t *testing.T, name string, args ...string) *invocation {
 	t.Chdir(t.TempDir())
 	v := &invocation{}
 	v.program = program{name: name, args: args, stdout: &v.out, stderr: &v.errs,
+		listen: func() <-chan os.Signal { return nil },
 		open: func(context.Context, *config.Config, *zap.Logger) (member, error) {
 			return nil, errors.New("must not be opened")
 		}}
@@ -91,11 +92,6 @@ func TestHelp(t *testing.T) {
 	require.Equal(t, outcome{}, v.run())
 	require.Contains(t, v.out.String(), "  --name 'default'\n")
 	require.Contains(t, v.errs.String(), "dolmen [flags]")
-
-	v = invoke(t, "dolmen", "help")
-	require.Equal(t, outcome{}, v.run())
-	require.Contains(t, v.out.String(), "dolmen [flags]")
-	require.Contains(t, v.out.String(), "  --name 'default'\n")
 }
 
 func TestRefusals(t *testing.T) {
@@ -107,8 +103,13 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"etcd", []string{"help"}, 1, `"help" is not a valid flag`},
 		{"etcd", []string{"version"}, 1, `"version" is not a valid flag`},
+		{"etcd", []string{"ctl"}, 1, `"ctl" is not a valid flag`},
+		{"etcd", []string{"check"}, 1, `"check" is not a valid flag`},
+		{"etcd", []string{"completion", "bash"}, 1, `"completion" is not a valid flag`},
 		{"dolmen", []string{"gateway", "start"}, 1, "gateway is not part of dolmen; run etcd's own binary for it: etcd gateway start\n"},
 		{"etcd", []string{"grpc-proxy"}, 1, "grpc-proxy is not part of dolmen; run etcd's own binary for it: etcd grpc-proxy\n"},
+		{"dolmen", []string{"grpc-proxy", "--help"}, 1,
+			"grpc-proxy is not part of dolmen; run etcd's own binary for it: etcd grpc-proxy --help\n"},
 		{"dolmen", []string{"--nonsense"}, 2, "flag provided but not defined: -nonsense\n"},
 		{"dolmen", []string{"--listen-client-urls", "x"}, 2,
 			"invalid value \"x\" for flag -listen-client-urls: URL scheme must be http, https, unix, or unixs: x\n"},
@@ -163,7 +164,7 @@ func TestAdvertiseMissing(t *testing.T) {
 func TestRunUntilSignal(t *testing.T) {
 	v := invoke(t, "etcd", "--name", "a")
 	signals := make(chan os.Signal)
-	v.signals = signals
+	v.listen = func() <-chan os.Signal { return signals }
 	m := newFakeMember()
 	v.open = func(_ context.Context, cfg *config.Config, lg *zap.Logger) (member, error) {
 		require.Equal(t, "a.etcd", cfg.DataDir)
@@ -228,7 +229,7 @@ func TestSignalWhileOpening(t *testing.T) {
 	for _, opens := range []bool{false, true} {
 		v := invoke(t, "etcd")
 		signals := make(chan os.Signal, 1)
-		v.signals = signals
+		v.listen = func() <-chan os.Signal { return signals }
 		m := newFakeMember()
 		m.stopErr = errors.New("too slow")
 		v.open = func(ctx context.Context, _ *config.Config, _ *zap.Logger) (member, error) {

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/datadriven"
+	"github.com/spf13/cobra"
+	"github.com/stretchr/testify/require"
+)
+
+// TestCommands runs commands in this process: each file is a list of them with what they print and how they end.
+func TestCommands(t *testing.T) {
+	datadriven.RunTest(t, "testdata/commands", func(t *testing.T, d *datadriven.TestData) string {
+		v := invoke(t, "dolmen", strings.Fields(d.Input)...)
+		return v.ended()
+	})
+}
+
+// ended runs the invocation and renders all that can be seen of it.
+func (v *invocation) ended() string {
+	o := v.run()
+	var text strings.Builder
+	text.WriteString(v.out.String())
+	if v.errs.Len() > 0 {
+		fmt.Fprintf(&text, "-- stderr\n%s", v.errs.String())
+	}
+	fmt.Fprintf(&text, "-- exit %d\n", o.status)
+	return text.String()
+}
+
+// TestEveryCommandExplainsItself: a newcomer finds in the help of each command what it does, and an example.
+func TestEveryCommandExplainsItself(t *testing.T) {
+	root := invoke(t, "dolmen").rootCommand()
+	var check func(cmd *cobra.Command)
+	check = func(cmd *cobra.Command) {
+		if cmd.Hidden || cmd.Name() == "help" {
+			return
+		}
+		require.NotEmpty(t, cmd.Short, cmd.CommandPath())
+		require.Contains(t, cmd.Example, cmd.CommandPath())
+		for _, child := range cmd.Commands() {
+			check(child)
+		}
+	}
+	check(root)
+}
+
+func TestCompletion(t *testing.T) {
+	for shell, want := range map[string]string{
+		"bash":       "complete -o default -F __start_dolmen dolmen",
+		"zsh":        "#compdef dolmen",
+		"fish":       "complete -c dolmen",
+		"powershell": "Register-ArgumentCompleter -CommandName 'dolmen'",
+	} {
+		v := invoke(t, "dolmen", "completion", shell)
+		require.Equal(t, outcome{}, v.run())
+		require.Contains(t, v.out.String(), want)
+		script, _, status := child("", ctlName, "completion", shell)
+		require.Zero(t, status)
+		require.Equal(t, v.out.String(), script, "a shell knows one program")
+	}
+}
+
+// child runs this test binary as the program, in an environment without settings of its own.
+func child(stdin string, args ...string) (stdout, stderr string, status int) {
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), programVariable+"=1")
+	cmd.Stdin = strings.NewReader(stdin)
+	var out, errs strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		return "", err.Error(), -1
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// TestCtl runs etcdctl's commands as the program runs them, since they use its streams and end it.
+func TestCtl(t *testing.T) {
+	datadriven.RunTest(t, "testdata/ctl", func(_ *testing.T, d *datadriven.TestData) string {
+		stdout, stderr, status := child("", append([]string{ctlName}, strings.Fields(d.Input)...)...)
+		if stderr != "" {
+			stdout += "-- stderr\n" + regexp.MustCompile(`(?m)^\{"level".*\n`).ReplaceAllString(stderr, "{LOG}\n")
+		}
+		return stdout + fmt.Sprintf("-- exit %d\n", status)
+	})
+}
+
+// TestCtlNamesItself: no text tells a user of dolmen to call another program.
+func TestCtlNamesItself(t *testing.T) {
+	stray := regexp.MustCompile(`(^|[^/\w])etcdctl (\w|--)`)
+	var check func(cmd *cobra.Command)
+	check = func(cmd *cobra.Command) {
+		for _, text := range []string{cmd.Short, cmd.Long, cmd.Example} {
+			require.NotRegexp(t, stray, text, cmd.CommandPath())
+		}
+		for _, child := range cmd.Commands() {
+			check(child)
+		}
+	}
+	root := invoke(t, "dolmen").ctlRoot()
+	check(root)
+	help, _, status := child("", "help", ctlName, "lease", "grant")
+	require.Zero(t, status)
+	require.Contains(t, help, "dolmen ctl lease grant <ttl> [flags]")
+	require.Contains(t, root.UsageString(), "dolmen ctl [command]")
+}
+
+func TestCtlCompletes(t *testing.T) {
+	root := invoke(t, "dolmen").ctlRoot()
+	words, directive := complete(root, []string{"member", "a"})
+	require.Equal(t, []string{"add\tAdds a member into the cluster"}, words)
+	require.Equal(t, cobra.ShellCompDirectiveNoFileComp, directive)
+	words, _ = complete(root, []string{"get", "--write-out", ""})
+	require.Equal(t, []string{"fields", "json", "protobuf", "simple", "table"}, words)
+
+	v := invoke(t, "dolmen", cobra.ShellCompRequestCmd, "ctl", "lease", "g")
+	require.Equal(t, outcome{}, v.run())
+	require.Contains(t, v.out.String(), "grant\tCreates leases\n")
+}
