@@ -121,10 +121,10 @@ func checkUnused(dir string) error {
 	return f.Close()
 }
 
-// tear is where a crash has cut a write short.
-type tear struct {
-	path   string
-	offset int64
+// Tear is where a crash has cut a write short: what begins at the offset was never acknowledged.
+type Tear struct {
+	Path   string
+	Offset int64
 }
 
 const (
@@ -142,7 +142,7 @@ const (
 // everything behind it. But length fields and records are aligned to eight bytes, so a length is never torn itself,
 // and a record says by its own encoding how long it is: if it is whole and its checksum is right although its length
 // is not, then the length was damaged later.
-func inspectEnd(dir string) (_ *tear, err error) {
+func inspectEnd(dir string) (_ *Tear, err error) {
 	all, err := segments(dir)
 	if err != nil {
 		return nil, err
@@ -171,7 +171,7 @@ func inspectEnd(dir string) (_ *tear, err error) {
 	if !torn {
 		return nil, nil
 	}
-	return &tear{path: path, offset: offset}, nil
+	return &Tear{Path: path, Offset: offset}, nil
 }
 
 // readableEnd decodes a segment up to its end or the first record that cannot be decoded, and returns the offset

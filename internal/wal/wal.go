@@ -122,10 +122,10 @@ func Open(lg *zap.Logger, dir string, applied uint64, opts Options) (l *Log, r *
 	w, r, err := read(lg, dir, mark)
 	if torn != nil && errors.Is(err, io.ErrUnexpectedEOF) {
 		lg.Warn("cutting off the end of the raft log, which a crash has torn; nothing in it was acknowledged",
-			zap.String("path", torn.path), zap.Int64("offset", torn.offset), zap.String("copy", torn.path+".broken"))
+			zap.String("path", torn.Path), zap.Int64("offset", torn.Offset), zap.String("copy", torn.Path+".broken"))
 		if !wal.Repair(lg, dir) {
 			return nil, nil, fmt.Errorf("open raft log %s: cannot cut off the torn end of %s at offset %d: %w; %s",
-				dir, torn.path, torn.offset, err, advice)
+				dir, torn.Path, torn.Offset, err, advice)
 		}
 		w, r, err = read(lg, dir, mark)
 	}
