@@ -45,7 +45,7 @@ const (
 // osDirectory is a Directory of the operating system.
 type osDirectory struct {
 	path string
-	lock *fileutil.LockedFile
+	lock *fileutil.LockedFile // nil if only to be read
 }
 
 // openDirectory makes the directory if need be and locks it.
@@ -111,7 +111,12 @@ func (d *osDirectory) List() ([]string, error) {
 
 func (d *osDirectory) Sync() error { return syncPath(d.path) }
 
-func (d *osDirectory) Close() error { return d.lock.Close() }
+func (d *osDirectory) Close() error {
+	if d.lock == nil {
+		return nil
+	}
+	return d.lock.Close()
+}
 
 func syncPath(path string) error {
 	f, err := os.Open(path)

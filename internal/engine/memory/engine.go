@@ -42,6 +42,8 @@ type Engine struct {
 	// durable is the version in the last complete checkpoint.
 	durable atomic.Pointer[version]
 	closed  atomic.Bool
+	// readOnly refuses commits and flushes.
+	readOnly bool
 
 	// writing holds one token, and whoever took it may write a checkpoint and use the fields below.
 	writing chan struct{}
@@ -102,6 +104,20 @@ func parseName(name string) (number uint64, ok bool) {
 
 // load reads the newest checkpoint and removes everything older and unfinished.
 func (e *Engine) load() (*version, error) {
+	v, err := e.newest()
+	if err != nil {
+		return nil, err
+	}
+	// A crash between the rename and the sync of the directory may take the name back. From here on
+	// Durable promises this checkpoint and the older ones go, so the name must be there to stay.
+	if err := e.dir.Sync(); err != nil {
+		return nil, fmt.Errorf("sync the directory: %w", err)
+	}
+	return v, e.removeObsolete()
+}
+
+// newest reads the newest checkpoint, or returns an empty version if there is none.
+func (e *Engine) newest() (*version, error) {
 	names, err := e.dir.List()
 	if err != nil {
 		return nil, fmt.Errorf("list: %w", err)
@@ -111,18 +127,14 @@ func (e *Engine) load() (*version, error) {
 			e.number = max(e.number, n)
 		}
 	}
-	v := &version{root: &node{}}
-	if e.number > 0 {
-		if v, err = e.read(e.number); err != nil {
-			return nil, fmt.Errorf("checkpoint file %s: %w", checkpointName(e.number), err)
-		}
+	if e.number == 0 {
+		return &version{root: &node{}}, nil
 	}
-	// A crash between the rename and the sync of the directory may take the name back. From here on
-	// Durable promises this checkpoint and the older ones go, so the name must be there to stay.
-	if err := e.dir.Sync(); err != nil {
-		return nil, fmt.Errorf("sync the directory: %w", err)
+	v, err := e.read(e.number)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint file %s: %w", checkpointName(e.number), err)
 	}
-	return v, e.removeObsolete()
+	return v, nil
 }
 
 func (e *Engine) read(number uint64) (*version, error) {
@@ -163,6 +175,9 @@ func (e *Engine) removeObsolete() error {
 func (e *Engine) Commit(b *engine.Batch) error {
 	if e.closed.Load() {
 		return fmt.Errorf("memory: commit: %w", engine.ErrClosed)
+	}
+	if e.readOnly {
+		return fmt.Errorf("memory: commit: %w", errReadOnly)
 	}
 	for _, op := range b.Ops() {
 		switch {
@@ -222,6 +237,9 @@ func (e *Engine) Flush() error {
 	defer func() { e.writing <- struct{}{} }()
 	if e.closed.Load() {
 		return fmt.Errorf("memory: flush: %w", engine.ErrClosed)
+	}
+	if e.readOnly {
+		return fmt.Errorf("memory: flush: %w", errReadOnly)
 	}
 	return e.flush(want)
 }

@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"sync"
@@ -29,13 +30,15 @@ import (
 type Engine struct {
 	name   string
 	db     *pebble.DB
-	lock   *pebble.Lock
+	lock   io.Closer
 	events *events
 	gate   *gate
 	// ctx ends when the engine is closed or has failed.
 	ctx    context.Context
 	cancel context.CancelFunc
 	stats  atomic.Pointer[timedStats]
+	// readOnly says that there is nothing to flush and that nothing may be.
+	readOnly bool
 }
 
 var (
@@ -343,7 +346,7 @@ func (e *Engine) Close() error {
 	case <-e.events.failed:
 	}
 	var err error
-	if e.events.failure() == nil {
+	if e.events.failure() == nil && !e.readOnly {
 		err = e.flush()
 	}
 	if failure := e.events.failure(); failure != nil {
