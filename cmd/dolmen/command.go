@@ -83,7 +83,7 @@ func (p *program) rootCommand() *cobra.Command {
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
 	root.SetUsageTemplate(usageTemplate)
-	root.AddCommand(p.ctlCommand(), p.completionCommand(), p.versionCommand())
+	root.AddCommand(p.ctlCommand(), p.checkCommand(), p.walCommand(), p.completionCommand(), p.versionCommand())
 	for _, word := range etcdCommands() {
 		root.AddCommand(p.etcdOnlyCommand(word))
 	}

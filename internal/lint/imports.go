@@ -11,6 +11,7 @@ func layers() [][]string {
 	return [][]string{
 		{"cmd/dolmen"},
 		{"embed"},
+		{"internal/inspect"},
 		{"internal/node"},
 		{"internal/config"},
 		{"internal/etcdapi"},
@@ -96,7 +97,7 @@ func confinements() []confinement {
 			in: []string{"internal/consensus", "internal/sim"}, tests: true, why: "only the loop speaks raft"},
 		{library: "go.etcd.io/raft/v3/raftpb",
 			in: []string{"internal/consensus", "internal/sim", "internal/wal", "internal/node", "internal/state",
-				"internal/membership", "internal/peer"},
+				"internal/membership", "internal/peer", "internal/inspect"},
 			tests: true, why: "raft's messages stay where the log and the membership are handled"},
 		{library: "github.com/cockroachdb/pebble", in: []string{"internal/engine/pebble"},
 			testsIn: []string{"internal/node"}, why: "engines are behind the engine interface"},

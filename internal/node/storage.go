@@ -35,14 +35,10 @@ const (
 
 	// formatVersion grows when an older version could not read the directory any more.
 	formatVersion = 1
-)
 
-// format is the content of the FORMAT file.
-type format struct {
-	Product string `json:"product"`
-	Format  int    `json:"format"`
-	Engine  string `json:"engine"`
-}
+	// product is who we are in the FORMAT file.
+	product = "dolmen"
+)
 
 // directory is a data directory that this process holds.
 type directory struct {
@@ -152,21 +148,12 @@ func (d *directory) acquire(ctx context.Context) error {
 
 func (d *directory) checkFormat() error {
 	path := filepath.Join(d.member, formatFile)
-	want := format{Product: "dolmen", Format: formatVersion, Engine: d.engine}
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return writeFormat(path, want)
-	}
-	if err != nil {
-		return fmt.Errorf("read the format of the data directory: %w", err)
-	}
-	var got format
-	switch err := json.Unmarshal(b, &got); {
-	case err != nil || got.Product != want.Product:
-		return fmt.Errorf("%w: %s does not say that dolmen wrote it, it says %.80q", ErrForeign, path, b)
-	case got.Format > formatVersion:
-		return fmt.Errorf("%w: %s says format %d, this version knows up to %d; start the version that wrote it, or a newer one",
-			ErrForeign, path, got.Format, formatVersion)
+	got, err := ReadFormat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return writeFormat(path, Format{Product: product, Format: formatVersion, Engine: d.engine})
+	case err != nil:
+		return err
 	case got.Engine != d.engine:
 		return fmt.Errorf("%w: %s was written by the %s engine; start with --storage-engine=%s",
 			ErrMismatch, d.member, got.Engine, got.Engine)
@@ -175,7 +162,7 @@ func (d *directory) checkFormat() error {
 }
 
 // writeFormat writes the file as a whole or not at all: a crash must not leave half of it.
-func writeFormat(path string, f format) error {
+func writeFormat(path string, f Format) error {
 	b, err := json.Marshal(f)
 	if err != nil {
 		return fmt.Errorf("write the format of the data directory: %w", err)

@@ -1,0 +1,297 @@
+package inspect_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/dolmen-io/dolmen/embed"
+	"github.com/dolmen-io/dolmen/internal/inspect"
+	"github.com/dolmen-io/dolmen/internal/node"
+)
+
+var engines = []string{embed.EnginePebble, embed.EngineMemory}
+
+func start(t *testing.T, dir, engine string) *embed.Member {
+	t.Helper()
+	cfg := embed.NewConfig()
+	cfg.DataDir, cfg.StorageEngine = dir, engine
+	m, err := embed.Start(t.Context(), cfg)
+	require.NoError(t, err)
+	return m
+}
+
+// written returns the data directory of a stopped member that has done a little of everything.
+func written(t *testing.T, engine string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "data")
+	m := start(t, dir, engine)
+	client, err := m.Client()
+	require.NoError(t, err)
+	ctx := t.Context()
+	lease, err := client.Grant(ctx, 1000)
+	require.NoError(t, err)
+	for i := range 20 {
+		_, err := client.Put(ctx, fmt.Sprintf("key%d", i%5), strings.Repeat("v", 100), clientv3.WithLease(lease.ID))
+		require.NoError(t, err)
+	}
+	_, err = client.Compact(ctx, 12, clientv3.WithCompactPhysical())
+	require.NoError(t, err)
+	_, err = client.Delete(ctx, "key0")
+	require.NoError(t, err)
+	require.NoError(t, client.Close())
+	require.NoError(t, m.Close(context.WithoutCancel(ctx)))
+	return dir
+}
+
+// image is the names, times and contents below a directory.
+func image(t *testing.T, dir string) map[string]any {
+	t.Helper()
+	all := map[string]any{}
+	require.NoError(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		require.NoError(t, err)
+		info, err := entry.Info()
+		require.NoError(t, err)
+		all[path+" changed"] = info.ModTime()
+		if !entry.IsDir() {
+			content, err := os.ReadFile(path)
+			require.NoError(t, err)
+			all[path] = sha256.Sum256(content)
+		}
+		return nil
+	}))
+	return all
+}
+
+// text renders a report without what differs between runs.
+func text(t *testing.T, r *inspect.Report, dir string) string {
+	t.Helper()
+	var b bytes.Buffer
+	require.NoError(t, r.WriteText(&b))
+	s := strings.ReplaceAll(b.String(), dir, "DIR")
+	for _, mask := range [][2]string{
+		{`\b[0-9a-f]{13,16}\b`, "ID"}, {`127\.0\.0\.1:\d+`, "ADDRESS"}, {`engine( +)(\w+), [\d.]+ \w+`, "engine${1}ENGINE, SIZE"},
+		{`index \d+ of term \d`, "index N of term N"}, {`\d+ entries, 1 to \d+; term \d, committed to \d+`, "N entries"}, {`reads from \d+`, "reads from N"},
+		{`stored, [\d.]+ kB`, "stored, SIZE"},
+	} {
+		s = regexp.MustCompile(mask[0]).ReplaceAllString(s, mask[1])
+	}
+	return s
+}
+
+func TestCheckSound(t *testing.T) {
+	for _, engine := range engines {
+		t.Run(engine, func(t *testing.T) {
+			dir := written(t, engine)
+			before := image(t, dir)
+			r, err := inspect.Check(dir, "")
+			require.NoError(t, err)
+			require.True(t, r.Sound, "%+v", r.Findings)
+			require.Equal(t, before, image(t, dir), "nothing is written")
+			require.Equal(t, `data directory  DIR, written by dolmen (format 1)
+member          ID of cluster ID
+version         3.7.0
+members         ID "default" at http://ADDRESS
+engine          ENGINE, SIZE; applied index N of term N
+raft log        DIR/member/wal, 1 segment of 64.0 MB
+                N entries; a start reads from N
+keys            4 keys at revision 22; 15 revisions stored, SIZE
+compaction      to revision 12
+leases          1 lease, 4 keys attached
+authentication  off; 0 users, 0 roles, revision 1
+
+sound
+`, text(t, r, dir))
+			require.Equal(t, engine, r.Engine.Name)
+			require.Equal(t, r.Log.Last, r.Engine.Applied)
+			require.Equal(t, &inspect.Keys{Revision: 22, Keys: 4, Revisions: 15, Bytes: r.Keys.Bytes, Compacted: 12, Finished: 12}, r.Keys)
+			encoded, err := json.Marshal(r)
+			require.NoError(t, err)
+			var decoded inspect.Report
+			require.NoError(t, json.Unmarshal(encoded, &decoded))
+			require.Equal(t, r, &decoded)
+
+			// And a member starts on it as before.
+			m := start(t, dir, engine)
+			_, err = inspect.Check(dir, "")
+			require.ErrorIs(t, err, inspect.ErrInUse)
+			require.NoError(t, m.Close(context.WithoutCancel(t.Context())))
+		})
+	}
+}
+
+func glob(t *testing.T, dir, pattern string) string {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, "member", pattern))
+	require.NoError(t, err)
+	require.NotEmpty(t, names, pattern)
+	return names[0]
+}
+
+func flip(t *testing.T, file string, offset int) {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	require.NoError(t, err)
+	content[offset] ^= 1
+	require.NoError(t, os.WriteFile(file, content, 0o600))
+}
+
+func TestCheckDamage(t *testing.T) {
+	sound := map[string]string{}
+	for _, engine := range engines {
+		sound[engine] = written(t, engine)
+	}
+	segment := "wal/0000000000000000-0000000000000000.wal"
+	for _, tt := range []struct {
+		name, engine string
+		damage       func(t *testing.T, dir string)
+		where, what  string
+	}{
+		{"a bit in a table", embed.EnginePebble, func(t *testing.T, dir string) { flip(t, glob(t, dir, "engine/*.sst"), 100) },
+			"engine", `corrupt data.*\.sst`},
+		{"a table missing", embed.EnginePebble, func(t *testing.T, dir string) { require.NoError(t, os.Remove(glob(t, dir, "engine/*.sst"))) },
+			"engine", `corrupt data`},
+		{"a bit in a checkpoint", embed.EngineMemory, func(t *testing.T, dir string) { flip(t, glob(t, dir, "engine/checkpoint-*"), 100) },
+			"engine", `checkpoint file checkpoint-\w+: .*checksum does not match`},
+		{"a bit in the log", embed.EnginePebble, func(t *testing.T, dir string) { flip(t, glob(t, dir, segment), 500) },
+			"raft log", segment + ` at offset \d+: .*crc.*; the last sound record is .* at offset \d+`},
+		{"the log lost its end", embed.EnginePebble, func(t *testing.T, dir string) {
+			require.NoError(t, os.Truncate(glob(t, dir, segment), 480))
+		}, "raft log", `it ends at index 4 but the engine has applied up to \d+: it has lost its end`},
+		{"the log missing", embed.EngineMemory, func(t *testing.T, dir string) {
+			require.NoError(t, os.RemoveAll(filepath.Join(dir, "member", "wal")))
+		}, "raft log", `there is none in .*/member/wal, though the engine has applied index \d+`},
+		{"a segment missing", embed.EngineMemory, func(t *testing.T, dir string) {
+			file := glob(t, dir, segment)
+			require.NoError(t, os.Rename(file, strings.Replace(file, "0000-0", "0003-0", 1)))
+		}, "", ""},
+		{"FORMAT missing", embed.EnginePebble, func(t *testing.T, dir string) { require.NoError(t, os.Remove(glob(t, dir, "FORMAT"))) },
+			"FORMAT", `FORMAT is missing`},
+		{"FORMAT lost in a crash", embed.EnginePebble, func(t *testing.T, dir string) {
+			require.NoError(t, os.WriteFile(glob(t, dir, "FORMAT"), make([]byte, 50), 0o600))
+		}, "FORMAT", `does not say that dolmen wrote it`},
+		{"another member's log", embed.EnginePebble, func(t *testing.T, dir string) {
+			other := filepath.Join(t.TempDir(), "data")
+			cfg := embed.NewConfig()
+			cfg.DataDir, cfg.Name = other, "other"
+			m, err := embed.Start(t.Context(), cfg)
+			require.NoError(t, err)
+			require.NoError(t, m.Close(context.WithoutCancel(t.Context())))
+			require.NoError(t, os.RemoveAll(filepath.Join(dir, "member", "wal")))
+			require.NoError(t, os.CopyFS(filepath.Join(dir, "member", "wal"), os.DirFS(filepath.Join(other, "member", "wal"))))
+		}, "raft log", `has lost its end`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "data")
+			require.NoError(t, os.CopyFS(dir, os.DirFS(sound[tt.engine])))
+			tt.damage(t, dir)
+			before := image(t, dir)
+			r, err := inspect.Check(dir, "")
+			require.NoError(t, err)
+			require.Equal(t, before, image(t, dir))
+			if tt.where == "" {
+				require.True(t, r.Sound, "%+v", r.Findings)
+				return
+			}
+			require.False(t, r.Sound)
+			require.NotEmpty(t, r.Findings)
+			found := r.Findings[0]
+			require.Equal(t, tt.where, found.Where)
+			require.Regexp(t, tt.what, found.What)
+			require.NotEmpty(t, found.Do)
+			require.Contains(t, text(t, r, dir), "\nDAMAGED: ")
+		})
+	}
+}
+
+// TestCheckUnflushed: a member that was killed before its engine had a file is sound.
+func TestCheckUnflushed(t *testing.T) {
+	for _, engine := range engines {
+		dir := written(t, engine)
+		require.NoError(t, os.RemoveAll(filepath.Join(dir, "member", "engine")))
+		r, err := inspect.Check(dir, "")
+		require.NoError(t, err)
+		require.True(t, r.Sound, "%+v", r.Findings)
+		require.Contains(t, text(t, r, dir), "note            the engine has not been flushed yet: everything is in the raft log\n")
+		require.Equal(t, uint64(0), r.Log.ReadFrom)
+	}
+}
+
+// TestCheckTornLog: what a crash leaves is no damage, and is told.
+func TestCheckTornLog(t *testing.T) {
+	dir := written(t, embed.EnginePebble)
+	file := glob(t, dir, "wal/*.wal")
+	content, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NoError(t, os.Truncate(file, int64(len(bytes.TrimRight(content, "\x00")))-2))
+	r, err := inspect.Check(dir, "")
+	require.NoError(t, err)
+	require.True(t, r.Sound, "%+v", r.Findings)
+	require.Regexp(t, `a crash has torn the end of the raft log, .*\.wal at offset \d+`, r.Notes[0])
+}
+
+func TestCheckWALDir(t *testing.T) {
+	dir := written(t, embed.EngineMemory)
+	elsewhere := filepath.Join(t.TempDir(), "log")
+	require.NoError(t, os.Rename(filepath.Join(dir, "member", "wal"), elsewhere))
+	r, err := inspect.Check(dir, elsewhere)
+	require.NoError(t, err)
+	require.True(t, r.Sound)
+	require.Equal(t, elsewhere, r.Log.Dir)
+}
+
+func TestCheckEtcd(t *testing.T) {
+	dir := written(t, embed.EnginePebble)
+	member := filepath.Join(dir, "member")
+	for _, name := range []string{"FORMAT", "LOCK", "engine"} {
+		require.NoError(t, os.RemoveAll(filepath.Join(member, name)))
+	}
+	require.NoError(t, os.Mkdir(filepath.Join(member, "snap"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(member, "snap", "db"), make([]byte, 20480), 0o600))
+	r, err := inspect.Check(dir, "")
+	require.NoError(t, err)
+	require.True(t, r.Sound)
+	require.Equal(t, `data directory  DIR, written by etcd
+member          ID of cluster ID
+database        20.5 kB, not opened
+raft log        DIR/member/wal, 1 segment of 64.0 MB
+                N entries; a start reads from N
+
+sound
+`, text(t, r, dir))
+	require.NotZero(t, r.Log.ReadFrom)
+
+	require.NoError(t, os.RemoveAll(filepath.Join(member, "wal")))
+	r, err = inspect.Check(dir, "")
+	require.NoError(t, err)
+	require.Equal(t, "raft log", r.Findings[0].Where)
+}
+
+func TestCheckRefuses(t *testing.T) {
+	_, err := inspect.Check(filepath.Join(t.TempDir(), "absent"), "")
+	require.ErrorIs(t, err, inspect.ErrNothing)
+	_, err = inspect.Check(t.TempDir(), "")
+	require.ErrorIs(t, err, inspect.ErrNothing)
+	require.ErrorContains(t, err, "neither dolmen nor etcd has written to")
+
+	dir := written(t, embed.EnginePebble)
+	format := glob(t, dir, "FORMAT")
+	require.NoError(t, os.WriteFile(format, []byte(`{"product":"dolmen","format":99,"engine":"pebble"}`), 0o600))
+	_, err = inspect.Check(dir, "")
+	require.ErrorIs(t, err, node.ErrForeign)
+	require.ErrorContains(t, err, "says format 99")
+	require.NoError(t, os.WriteFile(format, []byte(`{"product":"dolmen","format":1,"engine":"granite"}`), 0o600))
+	_, err = inspect.Check(dir, "")
+	require.ErrorContains(t, err, `this version knows no engine "granite"`)
+}
