@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -11,14 +12,74 @@ import (
 	"github.com/cockroachdb/datadriven"
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/dolmen-io/dolmen/internal/wal"
 )
 
 // TestCommands runs commands in this process: each file is a list of them with what they print and how they end.
 func TestCommands(t *testing.T) {
 	datadriven.RunTest(t, "testdata/commands", func(t *testing.T, d *datadriven.TestData) string {
 		v := invoke(t, "dolmen", strings.Fields(d.Input)...)
+		for _, arg := range d.CmdArgs {
+			prepare(t, arg.Key)
+		}
 		return v.ended()
 	})
+}
+
+// prepare makes something to look at in the working directory.
+func prepare(t *testing.T, what string) {
+	t.Helper()
+	member := filepath.Join(defaultDataDir, "member")
+	segment := filepath.Join(member, "wal", "0000000000000000-0000000000000000.wal")
+	switch what {
+	case "member": // that was killed before its engine was flushed
+		require.NoError(t, os.MkdirAll(member, 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(member, "FORMAT"), []byte(`{"product":"dolmen","format":1,"engine":"pebble"}`), 0o600))
+		writeLog(t, filepath.Join(member, "wal")).close()
+	case "running":
+		log := writeLog(t, filepath.Join(member, "wal"))
+		require.NoError(t, os.WriteFile(filepath.Join(member, "FORMAT"), []byte(`{"product":"dolmen","format":1,"engine":"pebble"}`), 0o600))
+		t.Cleanup(log.close)
+	case "damaged":
+		content, err := os.ReadFile(segment)
+		require.NoError(t, err)
+		content[110] ^= 1
+		require.NoError(t, os.WriteFile(segment, content, 0o600))
+	case "torn":
+		require.NoError(t, os.Truncate(segment, 140))
+	case "newer":
+		require.NoError(t, os.WriteFile(filepath.Join(member, "FORMAT"), []byte(`{"product":"dolmen","format":2,"engine":"pebble"}`), 0o600))
+	default:
+		t.Fatalf("nothing is prepared for %q", what)
+	}
+}
+
+// openLog is a log that can be closed in a test's clean-up.
+type openLog struct {
+	t   *testing.T
+	log *wal.Log
+}
+
+func (l openLog) close() { require.NoError(l.t, l.log.Close()) }
+
+// writeLog makes a log with two entries.
+func writeLog(t *testing.T, dir string) openLog {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(filepath.Dir(dir), 0o700))
+	log, err := wal.Create(zap.NewNop(), dir, wal.Metadata{NodeID: 0xa, ClusterID: 0xb}, wal.Options{UnsafeNoFsync: true})
+	require.NoError(t, err)
+	put, err := proto.Marshal(&etcdserverpb.InternalRaftRequest{Put: &etcdserverpb.PutRequest{Key: []byte("k"), Value: []byte("v")}})
+	require.NoError(t, err)
+	one := uint64(1)
+	require.NoError(t, log.Append(&raftpb.HardState{Term: &one, Vote: new(uint64(0xa)), Commit: new(uint64(2))}, []*raftpb.Entry{
+		{Index: &one, Term: &one}, {Index: new(uint64(2)), Term: &one, Data: put},
+	}))
+	return openLog{t, log}
 }
 
 // ended runs the invocation and renders all that can be seen of it.

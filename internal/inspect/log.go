@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"go.etcd.io/raft/v3/raftpb"
 
@@ -81,8 +82,6 @@ func (c *logCheck) problem(format string, args ...any) {
 
 // finish holds what was read against the engine, by the rules by which a member starts.
 func (c *logCheck) finish() {
-	l := &c.log
-	l.Term, l.Commit = c.hardState.GetTerm(), max(c.hardState.GetCommit(), c.applied)
 	if c.bad > 1 {
 		c.problem("so do %d more entries", c.bad-1)
 	}
@@ -155,8 +154,9 @@ func (r *Report) checkLog(dir string, eng *Engine) error {
 	if err != nil && !errors.Is(err, wal.ErrCorrupt) {
 		return fmt.Errorf("read the raft log: %w", err)
 	}
+	c.log.Term, c.log.Commit = c.hardState.GetTerm(), max(c.hardState.GetCommit(), c.applied)
 	if err != nil {
-		c.problem("%v", err)
+		c.problem("%s", strings.TrimPrefix(err.Error(), wal.ErrCorrupt.Error()+": "))
 	} else {
 		c.finish()
 	}

@@ -35,6 +35,9 @@ var (
 // Etcdctl returns the path of the official etcdctl 3.7.3.
 func Etcdctl() (string, error) { return etcdctlBinary() }
 
+// OwnProgram returns the path of our own program, which is also a client: dolmen ctl.
+func OwnProgram() (string, error) { return dolmenBinary() }
+
 func (p program) build() (string, error) {
 	if ready := os.Getenv(p.env); ready != "" {
 		if _, err := os.Stat(ready); err != nil {

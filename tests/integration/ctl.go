@@ -9,6 +9,7 @@ import (
 	"io"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,11 +21,12 @@ import (
 // commandDeadline bounds one etcdctl command.
 const commandDeadline = 30 * time.Second
 
-// ctl runs etcdctl against one server and keeps what it printed, masked.
+// ctl runs etcdctl, or our own program's copy of it, against one server and keeps what it printed, masked.
 type ctl struct {
 	t      *testing.T
 	server *harness.Server
 	path   string
+	prefix []string          // arguments before those of etcdctl
 	format string            // of -w
 	vars   map[string]string // values for $NAME in arguments
 	masks  []mask
@@ -37,13 +39,19 @@ type mask struct {
 	with    string
 }
 
-func newCtl(t *testing.T, server *harness.Server, format string) *ctl {
+func newCtl(t *testing.T, server *harness.Server, format string, own bool) *ctl {
 	t.Helper()
-	path, err := harness.Etcdctl()
+	c := &ctl{t: t, server: server, format: format, vars: map[string]string{}}
+	binary := harness.Etcdctl
+	if own {
+		binary, c.prefix = harness.OwnProgram, []string{"ctl"}
+		c.masks = append(c.masks, mask{regexp.MustCompile(`dolmen ctl`), "etcdctl"})
+	}
+	path, err := binary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &ctl{t: t, server: server, path: path, format: format, vars: map[string]string{}}
+	c.path = path
 	for _, m := range [][2]string{
 		{regexp.QuoteMeta(server.Endpoint()), "ENDPOINT"},
 		{`took = \S+`, "took = TIME"},
@@ -111,7 +119,7 @@ func (c *ctl) nameLease(hex string) {
 }
 
 func (c *ctl) command(ctx context.Context, command string) *exec.Cmd {
-	args := []string{"--endpoints=" + c.server.Endpoint()}
+	args := append(slices.Clone(c.prefix), "--endpoints="+c.server.Endpoint())
 	if c.format != "" {
 		args = append(args, "--write-out="+c.format)
 	}
@@ -191,36 +199,52 @@ func (p *process) end() {
 	_ = p.cmd.Wait() // it was killed
 }
 
-// compareCtl runs the same commands against etcd and the subject and compares what was printed.
+// compareCtl runs the same commands with etcdctl against etcd and the subject, and with our own program against the
+// subject, and compares what was printed.
 func compareCtl(t *testing.T, format string, body func(*ctl)) {
 	t.Helper()
-	var outputs [2][]string
-	for i, kind := range []harness.Kind{harness.Etcd, harness.Subject()} {
-		c := newCtl(t, harness.Start(t, kind, harness.Options{NoFsync: true}), format)
+	var want []string
+	for _, run := range []struct {
+		kind harness.Kind
+		own  bool
+	}{{harness.Etcd, false}, {harness.Subject(), false}, {harness.Subject(), true}} {
+		c := newCtl(t, harness.Start(t, run.kind, harness.Options{NoFsync: true}), format, run.own)
 		body(c)
-		outputs[i] = c.lines
-	}
-	differences := 0
-	for i := range max(len(outputs[0]), len(outputs[1])) {
-		want, got, command := "(nothing)", "(nothing)", ""
-		if i < len(outputs[0]) {
-			want = outputs[0][i]
+		if run.kind == harness.Etcd && !run.own {
+			want = c.lines
+			continue
 		}
-		if i < len(outputs[1]) {
-			got = outputs[1][i]
+		name := run.kind.String()
+		if run.own {
+			name += ", asked by dolmen ctl,"
+		}
+		compareLines(t, name, want, c.lines)
+	}
+}
+
+func compareLines(t *testing.T, name string, wanted, printed []string) {
+	t.Helper()
+	differences := 0
+	for i := range max(len(wanted), len(printed)) {
+		want, got, command := "(nothing)", "(nothing)", ""
+		if i < len(wanted) {
+			want = wanted[i]
+		}
+		if i < len(printed) {
+			got = printed[i]
 		}
 		if want == got {
 			continue
 		}
-		for j := i; j >= 0 && command == "" && j < len(outputs[0]); j-- {
-			if strings.HasPrefix(outputs[0][j], "$ ") {
-				command = outputs[0][j]
+		for j := i; j >= 0 && command == "" && j < len(wanted); j-- {
+			if strings.HasPrefix(wanted[j], "$ ") {
+				command = wanted[j]
 			}
 		}
 		if differences++; differences > 10 {
 			t.Error("and more")
 			return
 		}
-		t.Errorf("%s\netcd printed\n%s\n%s printed\n%s", command, want, harness.Subject(), got)
+		t.Errorf("%s\netcd printed\n%s\n%s printed\n%s", command, want, name, got)
 	}
 }
