@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/cockroachdb/datadriven"
@@ -169,6 +170,22 @@ func TestCtlNamesItself(t *testing.T) {
 	require.Zero(t, status)
 	require.Contains(t, help, "dolmen ctl lease grant <ttl> [flags]")
 	require.Contains(t, root.UsageString(), "dolmen ctl [command]")
+}
+
+// TestCtlEndsBySignal: a command is not a member, a signal just ends it.
+func TestCtlEndsBySignal(t *testing.T) {
+	cmd := exec.Command(os.Args[0], ctlName, "txn", "-i")
+	cmd.Env = append(os.Environ(), programVariable+"=1")
+	_, err := cmd.StdinPipe() // nothing comes through it
+	require.NoError(t, err)
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	waitFor(t, stdout, "compares:")
+	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
+	var exit *exec.ExitError
+	require.ErrorAs(t, cmd.Wait(), &exit)
+	require.Equal(t, syscall.SIGINT, exit.Sys().(syscall.WaitStatus).Signal())
 }
 
 func TestCtlCompletes(t *testing.T) {

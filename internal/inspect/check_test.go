@@ -50,6 +50,10 @@ func written(t *testing.T, engine string) string {
 	require.NoError(t, err)
 	_, err = client.Delete(ctx, "key0")
 	require.NoError(t, err)
+	_, err = client.RoleAdd(ctx, "reader")
+	require.NoError(t, err)
+	_, err = client.UserAdd(ctx, "ada", "secret")
+	require.NoError(t, err)
 	require.NoError(t, client.Close())
 	require.NoError(t, m.Close(context.WithoutCancel(ctx)))
 	return dir
@@ -109,7 +113,7 @@ raft log        DIR/member/wal, 1 segment of 64.0 MB
 keys            4 keys at revision 22; 15 revisions stored, SIZE
 compaction      to revision 12
 leases          1 lease, 4 keys attached
-authentication  off; 0 users, 0 roles, revision 1
+authentication  off; 1 user, 1 role, revision 3
 
 sound
 `, text(t, r, dir))
@@ -129,6 +133,43 @@ sound
 			require.NoError(t, m.Close(context.WithoutCancel(t.Context())))
 		})
 	}
+}
+
+// TestReportText has what the members of the other tests do not have.
+func TestReportText(t *testing.T) {
+	r := &inspect.Report{
+		DataDir: "d", Kind: "dolmen", Format: 1,
+		Cluster: inspect.Cluster{Member: "a", ID: "c", Removed: 1, Members: []inspect.Member{
+			{ID: "a", Name: "one", PeerURLs: []string{"http://a:2380", "http://b:2380"}}, {ID: "b", PeerURLs: []string{"http://c:2380"}, Learner: true}}},
+		Keys:     &inspect.Keys{Revision: 9, Keys: 1, Revisions: 1, Bytes: 20, Compacted: 7, Finished: 5},
+		Alarms:   []inspect.Alarm{{Member: "a", Type: "NOSPACE"}},
+		Auth:     &inspect.Auth{Enabled: true, Revision: 5, Users: 2, Roles: 1},
+		Notes:    []string{"something"},
+		Findings: []inspect.Finding{{Where: "engine", What: "is broken", Do: "Mend it."}, {Where: "raft log", What: "is gone", Do: "Find it."}},
+	}
+	var b bytes.Buffer
+	require.NoError(t, r.WriteText(&b))
+	require.Equal(t, `data directory  d, written by dolmen (format 1)
+member          a of cluster c
+members         a "one" at http://a:2380,http://b:2380
+                b "" at http://c:2380, a learner
+                removed before: 1 member
+keys            1 key at revision 9; 1 revision stored, 20 B
+compaction      to revision 7, not finished
+alarm           NOSPACE of member a
+authentication  on; 2 users, 1 role, revision 5
+note            something
+
+DAMAGED: 2 findings
+1. engine: is broken
+   Mend it.
+2. raft log: is gone
+   Find it.
+`, b.String())
+	r.Keys.Compacted = 0
+	b.Reset()
+	require.NoError(t, r.WriteText(&b))
+	require.Contains(t, b.String(), "compaction      none\n")
 }
 
 func glob(t *testing.T, dir, pattern string) string {

@@ -165,7 +165,7 @@ func (r *Report) textCluster(line func(name, format string, args ...any)) {
 		line(name, "%s %q at %s%s", m.ID, m.Name, strings.Join(m.PeerURLs, ","), learner)
 	}
 	if c.Removed > 0 {
-		line("", "and %s that were removed", plural(c.Removed, "member"))
+		line("", "removed before: %s", plural(c.Removed, "member"))
 	}
 }
 

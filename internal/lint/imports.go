@@ -105,6 +105,8 @@ func confinements() []confinement {
 		{library: "google.golang.org/grpc",
 			in: []string{"internal/rpc", "internal/etcdapi", "cmd/dolmen", "concurrency", "embed"}, tests: true,
 			why: "what lies below the services does not know how requests arrive"},
+		{library: "go.etcd.io/etcd/etcdctl", in: []string{"cmd/dolmen"}, why: "it is a command's, and global state"},
+		{library: "github.com/spf13", in: []string{"cmd/dolmen"}, why: "the command line ends there"},
 		{library: module + "/internal/engine/enginetest", tests: true, why: "it is a suite for tests"},
 		{library: module + "/internal/certs/certstest", tests: true, why: "it makes certificates for tests"},
 		{library: server + "/etcdserver", except: []string{server + "/etcdserver/api/rafthttp",

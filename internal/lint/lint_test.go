@@ -2,6 +2,7 @@ package lint
 
 import (
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"strings"
@@ -25,6 +26,26 @@ func TestModule(t *testing.T) {
 		require.NotEmpty(t, reason, name)
 		file, _, _ := strings.Cut(name, ":")
 		require.FileExists(t, filepath.Join(root, file), "an exception for nothing")
+	}
+}
+
+// TestNothingOfEtcdsServerIsLinked looks at what the program consists of, also through libraries.
+func TestNothingOfEtcdsServerIsLinked(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "./cmd/dolmen")
+	cmd.Dir = filepath.Join("..", "..")
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	linked := strings.Fields(string(out))
+	require.Contains(t, linked, "go.etcd.io/etcd/etcdctl/v3/ctlv3/command")
+	for _, rule := range confinements() {
+		if !strings.HasPrefix(rule.library, "go.etcd.io/etcd/server/v3/") || len(rule.in) > 0 {
+			continue
+		}
+		for _, imported := range linked {
+			if rule.forbids(&File{}, imported) {
+				t.Errorf("%s is linked: %s", imported, rule.why)
+			}
+		}
 	}
 }
 
