@@ -35,7 +35,11 @@ var (
 // Etcdctl returns the path of the official etcdctl 3.7.3.
 func Etcdctl() (string, error) { return etcdctlBinary() }
 
+// QuickExit keeps a program that is built with the race detector from waiting a second at its end.
+const QuickExit = "GORACE=atexit_sleep_ms=0"
+
 // OwnProgram returns the path of our own program, which is also a client: dolmen ctl.
+// Give it QuickExit in its environment.
 func OwnProgram() (string, error) { return dolmenBinary() }
 
 func (p program) build() (string, error) {

@@ -133,7 +133,9 @@ func (c *ctl) command(ctx context.Context, command string) *exec.Cmd {
 		}
 		args = append(args, word)
 	}
-	return exec.CommandContext(ctx, c.path, args...)
+	cmd := exec.CommandContext(ctx, c.path, args...)
+	cmd.Env = append(cmd.Environ(), harness.QuickExit)
+	return cmd
 }
 
 func (c *ctl) note(format string, args ...any) {

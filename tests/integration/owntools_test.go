@@ -19,6 +19,7 @@ func tool(t *testing.T, args ...string) (string, int) {
 	dolmen, err := harness.OwnProgram()
 	must(t, err)
 	cmd := exec.CommandContext(t.Context(), dolmen, args...)
+	cmd.Env = append(cmd.Environ(), harness.QuickExit)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
