@@ -123,7 +123,7 @@ func (s maintenance) HashKV(ctx context.Context, r *pb.HashKVRequest) (*pb.HashK
 		return nil, toStatus(err)
 	}
 	defer v.Release()
-	h, err := v.KV.Hash(r.GetRevision())
+	h, err := v.HashKV(r.GetRevision())
 	if err != nil {
 		return nil, toStatus(err)
 	}

@@ -253,7 +253,7 @@ func (r *Report) describe(st *state.State, revisions int64) {
 	v := st.View()
 	defer v.Release()
 	r.Keys = &Keys{Revision: v.KV.Current(), Keys: v.KV.Keys(), Revisions: revisions, Bytes: v.KV.Bytes(),
-		Compacted: max(0, v.KV.Compacted()), Finished: int64(st.Removed())}
+		Compacted: max(0, v.KV.Compacted()), Finished: max(0, st.Removed())}
 	r.Cluster.Version, r.Cluster.Removed = v.Members.Version(), len(v.Members.RemovedIDs())
 	for _, m := range v.Members.Members() {
 		r.Cluster.Members = append(r.Cluster.Members,

@@ -9,16 +9,27 @@ var (
 	finishedKey  = engine.TableKey(engine.TableMeta, []byte("finishedCompactRev"))
 )
 
-// removal is a compaction under way: the revisions below target that no read can ask for any more are
+// Compaction is one compaction that is carried out.
+type Compaction struct {
+	// Previous is the compaction that was complete before, -1 for none; Revision is this one's.
+	Previous, Revision int64
+	// Whole says that the one accepted before this one was complete by then. Otherwise members may have
+	// carried them out as one or as several, and their checksums say nothing.
+	Whole bool
+}
+
+// removal is a compaction under way: the revisions below its own that no read can ask for any more are
 // taken out of index and engine, some at a time, in key order.
 type removal struct {
 	active bool
-	target int64
+	Compaction
 	// next is the first key not yet looked at; rest is what remains to be erased of a key that was cut,
 	// newest first. It is erased from its end: a delete must not go before what it deleted, or a crash in
 	// between would bring the key back.
 	next []byte
 	rest []*version
+	// empty says that the last key has been looked at. Those that appear later are newer than the compaction.
+	empty bool
 }
 
 // Compact makes revisions before main unreadable, at once. What that makes removable is removed by
@@ -30,8 +41,10 @@ func (s *Store) Compact(main int64) error {
 	if main > s.current {
 		return ErrFuture
 	}
+	s.whole = !s.removal.active && s.compacted == s.finished
 	s.compacted = main
 	s.batch.Put(scheduledKey, Revision{Main: main}.EngineKey(false))
+	s.BeginRemoval() // so that one accepted later is carried out after it and not instead of it
 	return nil
 }
 
@@ -40,31 +53,41 @@ func (s *Store) Compact(main int64) error {
 // be removed.
 func (s *Store) RemovalDue() (below int64, due bool) {
 	if s.removal.active {
-		return s.removal.target, true
+		return s.removal.Revision, true
 	}
 	return s.compacted, s.compacted > s.finished
+}
+
+// BeginRemoval returns the oldest unfinished compaction and fixes it: one that is accepted later is carried
+// out after it. due is false if there is none.
+func (s *Store) BeginRemoval() (c Compaction, due bool) {
+	if !s.removal.active {
+		if s.compacted <= s.finished {
+			return Compaction{}, false
+		}
+		s.removal = removal{active: true, Compaction: Compaction{Previous: s.finished, Revision: s.compacted, Whole: s.whole}}
+	}
+	return s.removal.Compaction, true
 }
 
 // Removed is what a call of RemoveSome did.
 type Removed struct {
 	// Revisions is how many were removed.
 	Revisions int
+	// Empty says that nothing is left to remove.
+	Empty bool
 	// Done says that this call completed the compaction at revision Finished.
 	Done     bool
 	Finished int64
 }
 
 // RemoveSome goes on with the oldest unfinished compaction for about limit keys and revisions, putting
-// the deletes into the turn's batch.
-func (s *Store) RemoveSome(limit int) Removed {
-	var done Removed
-	r := &s.removal
-	if !r.active {
-		if s.compacted <= s.finished {
-			return done
-		}
-		*r = removal{active: true, target: s.compacted}
+// the deletes into the turn's batch. With finish it completes the compaction once nothing is left.
+func (s *Store) RemoveSome(limit int, finish bool) (done Removed) {
+	if _, due := s.BeginRemoval(); !due {
+		return done
 	}
+	r := &s.removal
 	work := 0
 	for work < limit {
 		if n := len(r.rest); n > 0 {
@@ -74,14 +97,20 @@ func (s *Store) RemoveSome(limit int) Removed {
 			work++
 			continue
 		}
-		it := s.tree.root.first(r.next)
+		var it *item
+		if !r.empty {
+			it = s.tree.root.first(r.next)
+		}
 		if it == nil {
-			s.finish(&done)
+			r.empty = true
+			if done.Empty = true; finish {
+				s.finish(&done)
+			}
 			return done
 		}
 		r.next = append(append(r.next[:0], it.key...), 0)
 		r.rest = r.rest[:0]
-		for v := s.cut(it, r.target); v != nil; v = v.prev.Load() {
+		for v := s.cut(it, r.Revision); v != nil; v = v.prev.Load() {
 			r.rest = append(r.rest, v)
 		}
 		work++
@@ -90,7 +119,7 @@ func (s *Store) RemoveSome(limit int) Removed {
 }
 
 func (s *Store) finish(done *Removed) {
-	s.finished = s.removal.target
+	s.finished = s.removal.Revision
 	s.removal = removal{}
 	s.batch.Put(finishedKey, Revision{Main: s.finished}.EngineKey(false))
 	done.Done, done.Finished = true, s.finished

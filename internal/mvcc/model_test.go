@@ -111,7 +111,7 @@ func (w *world) turn() {
 		w.compact()
 	}
 	if _, due := w.store.RemovalDue(); due && len(w.views) == 0 {
-		w.store.RemoveSome(1 + w.rng.IntN(200))
+		w.store.RemoveSome(1+w.rng.IntN(200), true)
 	}
 	require.NoError(w.t, w.eng.Commit(batch))
 	w.views = append(w.views, w.store.Publish())
@@ -276,13 +276,13 @@ func (w *world) drain() {
 		}
 		batch := &engine.Batch{}
 		w.store.Begin(batch)
-		w.store.RemoveSome(50)
+		w.store.RemoveSome(50, true)
 		require.NoError(w.t, w.eng.Commit(batch))
 		w.store.Publish()
 	}
 	var want, got [][]byte
 	for i, c := range w.model.changes {
-		if w.keeps(i) {
+		if w.model.keeps(i, w.model.compacted) {
 			want = append(want, c.rev.EngineKey(c.del))
 		}
 	}
@@ -299,16 +299,16 @@ func (w *world) drain() {
 	require.Equal(w.t, size, w.store.Bytes())
 }
 
-// keeps says whether change i survives compaction by the protocol's rule.
-func (w *world) keeps(i int) bool {
-	c := w.model.changes[i]
-	if c.rev.Main > w.model.compacted {
+// keeps says whether change i survives a compaction by the protocol's rule.
+func (m *model) keeps(i int, compacted int64) bool {
+	c := m.changes[i]
+	if c.rev.Main > compacted {
 		return true
 	}
-	for _, later := range w.model.changes[i+1:] {
-		if bytes.Equal(later.kv.Key, c.kv.Key) && later.rev.Main <= w.model.compacted {
+	for _, later := range m.changes[i+1:] {
+		if bytes.Equal(later.kv.Key, c.kv.Key) && later.rev.Main <= compacted {
 			return false
 		}
 	}
-	return !c.del || c.rev.Main == w.model.compacted
+	return !c.del || c.rev.Main == compacted
 }

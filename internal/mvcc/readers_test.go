@@ -80,7 +80,7 @@ func removeAll(t *testing.T, eng engine.Engine, s *Store, mu *sync.Mutex, publis
 		}
 		batch := &engine.Batch{}
 		s.Begin(batch)
-		s.RemoveSome(40)
+		s.RemoveSome(40, true)
 		require.NoError(t, eng.Commit(batch))
 		mu.Lock()
 		before := published.Swap(&pinned{View: s.Publish()})

@@ -60,7 +60,7 @@ func (s *scenario) run(d *datadriven.TestData) string {
 		return s.history(d)
 	case "remove":
 		var done Removed
-		s.commit(func() { done = s.store.RemoveSome(number(d, "limit")) })
+		s.commit(func() { done = s.store.RemoveSome(number(d, "limit"), true) })
 		below, due := s.store.RemovalDue()
 		return fmt.Sprintf("%+v due %v below %d; %s", done, due, below, s.sizes())
 	case "engine":

@@ -23,7 +23,9 @@ type Store struct {
 	// compacted is the revision of the last accepted compaction, -1 before any; finished is the last
 	// one whose removal is complete.
 	compacted, finished int64
-	removal             removal
+	// whole says that the compaction accepted last found the one before it complete.
+	whole   bool
+	removal removal
 
 	batch   *engine.Batch
 	events  []watch.Event
@@ -64,7 +66,10 @@ func (s *Store) Publish() *View {
 	}
 	clear(s.touched)
 	s.touched = s.touched[:0]
-	return &View{eng: s.eng, root: s.tree.publish(), current: s.current, compacted: s.compacted, keys: s.keys, bytes: s.bytes}
+	return &View{
+		eng: s.eng, root: s.tree.publish(), current: s.current, compacted: s.compacted, finished: s.finished,
+		keys: s.keys, bytes: s.bytes,
+	}
 }
 
 // Txn is one transaction: all its changes share a main revision. It must be ended.

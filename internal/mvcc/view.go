@@ -71,6 +71,7 @@ type View struct {
 	eng                engine.Engine
 	root               *node
 	current, compacted int64
+	finished           int64
 	keys, bytes        int64
 }
 
@@ -79,6 +80,9 @@ func (v *View) Current() int64 { return v.current }
 
 // Compacted returns the revision of the last compaction the view knows of, -1 before any.
 func (v *View) Compacted() int64 { return v.compacted }
+
+// Finished returns the revision of the last compaction whose removal is complete, -1 before any.
+func (v *View) Finished() int64 { return v.finished }
 
 // Keys returns the number of keys that exist.
 func (v *View) Keys() int64 { return v.keys }

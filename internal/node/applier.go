@@ -25,45 +25,20 @@ type applier struct {
 	expiry  *lease.Expiry
 	pending *pending
 	users   *users
-	// applied and removed tell readers and physical compactions how far the state has come.
-	applied, removed *milestones
-	flusher          *flusher
-	pace             pace
-	slow             time.Duration
-	begun            time.Time // of the removal under way
-	removals         int
-}
-
-// pace is how fast compaction removes revisions: up to batch, then a pause.
-type pace struct {
-	batch int
-	pause time.Duration
-}
-
-// Etcd's defaults.
-const (
-	removeBatch = 1000
-	removePause = 10 * time.Millisecond
-)
-
-func (p pace) withDefaults() pace {
-	if p.batch <= 0 {
-		p.batch = removeBatch
-	}
-	if p.pause <= 0 {
-		p.pause = removePause
-	}
-	return p
+	// applied tells readers how far the state has come.
+	applied *milestones
+	remover *remover
+	flusher *flusher
+	slow    time.Duration
 }
 
 func (a *applier) run() error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var due <-chan time.Time
-	if a.state.RemovalDue() { // a compaction that a stop interrupted
-		due = timer.C
-	}
+	var due <-chan time.Time // the next step of a compaction
+	a.remover.begin()        // one that a stop interrupted
 	for {
+		var pause time.Duration
 		select {
 		case b, ok := <-a.cons.Committed():
 			if !ok {
@@ -72,19 +47,21 @@ func (a *applier) run() error {
 			if err := a.apply(b); err != nil {
 				return err
 			}
-			if due == nil && a.state.RemovalDue() {
-				timer.Reset(0)
-				due = timer.C
-			}
+			a.remover.begin()
+		case <-a.remover.hasher.begun:
+			a.remover.phase = removalRuns
+		case sum := <-a.remover.hasher.done:
+			a.remover.sum = &sum
 		case <-due:
 			due = nil
-			if err := a.remove(); err != nil {
+			if err := a.remover.step(); err != nil {
 				return err
 			}
-			if a.state.RemovalDue() {
-				timer.Reset(a.pace.pause)
-				due = timer.C
-			}
+			pause = a.remover.pace.pause
+		}
+		if due == nil && a.remover.due() {
+			timer.Reset(pause)
+			due = timer.C
 		}
 	}
 }
@@ -137,31 +114,9 @@ func (a *applier) decode(in []*raftpb.Entry) (out []state.Entry, size int, err e
 	return out, size, nil
 }
 
-// remove takes one step of compaction.
-func (a *applier) remove() error {
-	if a.begun.IsZero() {
-		a.begun = time.Now()
-	}
-	done, err := a.state.RemoveSome(a.pace.batch)
-	if err != nil {
-		return err
-	}
-	a.removals += done.Removed
-	if done.Done {
-		a.lg.Info("finished scheduled compaction", zap.Int64("compact-revision", done.Finished),
-			zap.Int("number-of-keys-compacted", a.removals), zap.Duration("took", time.Since(a.begun)))
-		a.begun, a.removals = time.Time{}, 0
-		a.removed.reach(uint64(done.Finished))
-	}
-	return nil
-}
-
 // Compacted returns when compaction has removed everything that revision calls for.
 func (m *Member) Compacted(ctx context.Context, revision int64) error {
-	if revision <= 0 {
-		return nil
-	}
-	reached, cancel := m.applier.removed.wait(uint64(revision))
+	reached, cancel := m.applier.remover.removed.wait(removedUpTo(revision))
 	defer cancel()
 	select {
 	case <-reached:

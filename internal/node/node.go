@@ -42,6 +42,7 @@ type Member struct {
 	users   *users
 	applier *applier
 	flusher *flusher
+	hasher  *hasher
 	ids     *idutil.Generator
 	front   *front
 
@@ -191,11 +192,15 @@ func (m *Member) build() {
 			whole: m.cfg.StorageEngine == config.EngineMemory,
 		},
 	}
+	pace := pace{batch: m.cfg.CompactionBatchLimit, pause: m.cfg.CompactionSleepInterval}.withDefaults()
+	m.hasher = newHasher(m.state, pace)
 	m.applier = &applier{
 		lg: m.lg, state: m.state, cons: m.cons, hub: m.hub, expiry: m.expiry, pending: m.pending, users: m.users,
-		applied: newMilestones(applied.Index), removed: newMilestones(m.state.Removed()),
-		flusher: m.flusher, slow: m.cfg.WarningApplyDuration,
-		pace: pace{batch: m.cfg.CompactionBatchLimit, pause: m.cfg.CompactionSleepInterval}.withDefaults(),
+		applied: newMilestones(applied.Index), flusher: m.flusher, slow: m.cfg.WarningApplyDuration,
+		remover: &remover{
+			lg: m.lg, state: m.state, eng: m.eng, hasher: m.hasher, pace: pace,
+			metrics: newCompactionMetrics(), removed: newMilestones(removedUpTo(m.state.Removed())),
+		},
 	}
 }
 
@@ -209,6 +214,7 @@ func (m *Member) run() {
 	m.start(&m.background, "leases", m.keepLeases)
 	m.start(&m.background, "publish", m.publish)
 	m.start(&m.background, "tokens", m.users.maintain)
+	m.start(&m.background, "compaction hash", m.hasher.run)
 	m.front.serve(m)
 	go m.supervise()
 }

@@ -74,7 +74,7 @@ func TestEngineFailureIsNoRejection(t *testing.T) {
 		s := open(t, eng)
 		mustApply(t, s, `put:{key:"a" value:"1"}`, `put:{key:"a" value:"2"}`, `compaction:{revision:3}`)
 		eng.commit = true
-		_, err := s.RemoveSome(10)
+		_, err := s.RemoveSome(10, true)
 		require.ErrorIs(t, err, errDisk)
 	})
 	t.Run("read", func(t *testing.T) {
@@ -178,10 +178,10 @@ func TestDurable(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 2, a.Index)
 	require.EqualValues(t, 3, s.Applied().Index)
-	require.Zero(t, s.Removed())
+	require.EqualValues(t, -1, s.Removed())
 	mustApply(t, s, `compaction:{revision:2}`)
 	for s.RemovalDue() {
-		_, err := s.RemoveSome(1)
+		_, err := s.RemoveSome(1, true)
 		require.NoError(t, err)
 	}
 	require.EqualValues(t, 2, open(t, eng).Removed())

@@ -105,7 +105,7 @@ func play(t *testing.T, eng engine.Engine, log []string, rng *rand.Rand, most in
 		}
 		record(&out, turn)
 		if rng.IntN(4) == 0 {
-			_, err := s.RemoveSome(1 + rng.IntN(5))
+			_, err := s.RemoveSome(1+rng.IntN(5), true)
 			require.NoError(t, err)
 		}
 		if rng.IntN(8) == 0 {
@@ -114,7 +114,7 @@ func play(t *testing.T, eng engine.Engine, log []string, rng *rand.Rand, most in
 		}
 	}
 	for s.RemovalDue() {
-		_, err := s.RemoveSome(1 + rng.IntN(100))
+		_, err := s.RemoveSome(1+rng.IntN(100), true)
 		require.NoError(t, err)
 	}
 	return out.String() + dumpView(t, s)
@@ -228,13 +228,13 @@ func TestReadersSeeWholeTurns(t *testing.T) {
 			lines = append(lines, fmt.Sprintf(`compaction:{revision:%d}`, max(compacted, 3)+rng.Int64N(current-max(compacted, 2))))
 		}
 		mustApply(t, s, lines...)
-		_, err := s.RemoveSome(3)
+		_, err := s.RemoveSome(3, true)
 		require.NoError(t, err)
 	}
 	stop()
 	readers.Wait()
 	for s.RemovalDue() {
-		r, err := s.RemoveSome(100)
+		r, err := s.RemoveSome(100, true)
 		require.NoError(t, err)
 		require.False(t, r.Waiting, "a view that nobody reads holds removal up")
 	}

@@ -88,7 +88,7 @@ func (s *scenario) run(d *datadriven.TestData) string {
 	case "pinned":
 		return readView(s.pins[text(d, "name")], d)
 	case "remove":
-		r, err := s.state.RemoveSome(number(d, "limit"))
+		r, err := s.state.RemoveSome(number(d, "limit"), true)
 		require.NoError(s.t, err)
 		return fmt.Sprintf("removed %d finished %d waiting %v due %v\n", r.Removed, r.Finished, r.Waiting, s.state.RemovalDue())
 	case "reopen":

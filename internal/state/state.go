@@ -37,7 +37,8 @@ type State struct {
 	users   *auth.Table
 
 	applied   Applied
-	conf      []byte // applied.Conf, encoded
+	conf      []byte      // applied.Conf, encoded
+	hashes    []mvcc.Hash // of the last compactions, oldest first; replaced, never changed
 	batch     engine.Batch
 	published atomic.Pointer[View]
 	// retired are views that were replaced while somebody read them.
@@ -51,6 +52,8 @@ type View struct {
 	Alarms  *alarm.View
 	Auth    *auth.View
 	Applied Applied
+	// Hashes are the checksums of the last compactions that this process has carried out, by revision.
+	Hashes []mvcc.Hash
 
 	pins atomic.Int64
 }
@@ -130,6 +133,7 @@ func (s *State) publish() *View {
 	v := &View{
 		KV: s.store.Publish(), Members: s.members.Snapshot(), Alarms: s.alarms.Snapshot(), Auth: s.users.Snapshot(),
 		Applied: s.applied,
+		Hashes:  s.hashes,
 	}
 	old := s.published.Swap(v)
 	kept := s.retired[:0]
@@ -169,39 +173,6 @@ func (s *State) commit() (*View, error) {
 	return s.publish(), nil
 }
 
-// Removal is what RemoveSome did.
-type Removal struct {
-	// Removed is the number of revisions.
-	Removed int
-	// Done says that the compaction at revision Finished is complete.
-	Done     bool
-	Finished int64
-	// Waiting says that a reader still uses what is to be removed; try again later.
-	Waiting bool
-}
-
-// RemovalDue says whether RemoveSome has work to do.
-func (s *State) RemovalDue() bool {
-	_, due := s.store.RemovalDue()
-	return due
-}
-
-// RemoveSome removes up to about limit revisions that compaction has made unreadable, in a batch of its
-// own.
-func (s *State) RemoveSome(limit int) (Removal, error) {
-	below, due := s.store.RemovalDue()
-	if !due {
-		return Removal{}, nil
-	}
-	if s.readableFrom() < below {
-		return Removal{Waiting: true}, nil
-	}
-	s.store.Begin(&s.batch)
-	done := s.store.RemoveSome(limit)
-	_, err := s.commit()
-	return Removal{Removed: done.Revisions, Done: done.Done, Finished: done.Finished}, err
-}
-
 // Events reads the history of the newest view for watchers. It returns watch.ErrCompacted when some of
 // what was asked for is gone.
 func (s *State) Events(from, to int64, key, end []byte, fn func(watch.Event) bool) error {
@@ -222,7 +193,3 @@ func (s *State) Revisions() (current, compacted int64) {
 	kv := s.published.Load().KV
 	return kv.Current(), kv.Compacted()
 }
-
-// Removed returns the revision up to which compaction had removed everything when the state was opened, 0
-// for none.
-func (s *State) Removed() uint64 { return uint64(max(s.store.Finished(), 0)) }
