@@ -64,6 +64,12 @@ func (v *View) Get(kind Type) []Alarm {
 	return found
 }
 
+// Raised says whether a member's alarm of a type is raised.
+func (v *View) Raised(member uint64, kind Type) bool {
+	_, found := slices.BinarySearchFunc(v.Alarms, Alarm{member, kind}, compare)
+	return found
+}
+
 func newView(alarms []Alarm) *View {
 	v := &View{Alarms: alarms}
 	for _, a := range alarms {

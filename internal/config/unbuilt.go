@@ -41,7 +41,6 @@ func unbuilt() map[string]string {
 		"distributed-tracing-instance-id":   noTracing,
 		"distributed-tracing-sampling-rate": noTracing,
 
-		"quota-backend-bytes":  "the storage quota is not built",
 		"memory-mlock":         "locking memory is not built",
 		"socket-reuse-port":    "socket options are not built",
 		"socket-reuse-address": "socket options are not built",

@@ -32,6 +32,10 @@ type Member interface {
 	// ErrTimeout, ErrCanceled, consensus.ErrStopped, or context.DeadlineExceeded without a leader.
 	Propose(ctx context.Context, req *etcdserverpb.InternalRaftRequest) (state.Result, error)
 
+	// Admit says whether there is room for a request that adds data, ErrNoSpace of package state if not.
+	// Then this member's alarm is raised first, if the space quota is what has no room.
+	Admit(ctx context.Context, req *etcdserverpb.InternalRaftRequest) error
+
 	// Compacted returns when the removal that compacting to the revision calls for is complete.
 	Compacted(ctx context.Context, revision int64) error
 

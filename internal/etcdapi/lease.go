@@ -31,13 +31,17 @@ func newLeaseID() int64 {
 
 // LeaseGrant implements pb.LeaseServer.
 func (s lessor) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
+	req := &pb.InternalRaftRequest{LeaseGrant: r}
+	if err := s.member.Admit(ctx, req); err != nil {
+		return nil, toStatus(err)
+	}
 	if r.GetID() == 0 {
 		r.ID = newLeaseID()
 	}
 	if err := s.authorizeSignedIn(ctx); err != nil {
 		return nil, toStatus(err)
 	}
-	res, err := s.propose(ctx, &pb.InternalRaftRequest{LeaseGrant: r})
+	res, err := s.propose(ctx, req)
 	if err != nil {
 		return nil, toStatus(err)
 	}

@@ -43,6 +43,7 @@ type member struct {
 	// beforeLogin runs before a login is applied.
 	beforeLogin func()
 	credentials Credentials
+	full        bool
 }
 
 func (m *member) Header() Header { return Header{Cluster: 11, Member: 22, Term: 33} }
@@ -93,6 +94,14 @@ func (m *member) apply(req *pb.InternalRaftRequest) (state.Result, error) {
 	}
 	m.hub.Publish(turn.Events, turn.View.KV.Current())
 	return turn.Outcomes[0].Result, nil
+}
+
+// Admit implements etcdapi.Member.
+func (m *member) Admit(_ context.Context, req *pb.InternalRaftRequest) error {
+	if m.full && state.Cost(req) > 0 {
+		return state.ErrNoSpace
+	}
+	return nil
 }
 
 func (m *member) Compacted(_ context.Context, revision int64) error {

@@ -158,7 +158,7 @@ func TestScenarios(t *testing.T) {
 func TestLoadRefusesCorruptLeases(t *testing.T) {
 	good := store{}
 	var b engine.Batch
-	if err := persist(&b, Lease{ID: 7, TTL: 10}); err != nil {
+	if _, err := persist(&b, Lease{ID: 7, TTL: 10}); err != nil {
 		t.Fatal(err)
 	}
 	good.commit(&b)

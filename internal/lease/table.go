@@ -14,7 +14,7 @@ import (
 
 // Table holds the granted leases and the keys attached to each.
 //
-// The applier alone calls what changes it: Grant, Revoke, Checkpoint, Attach, Detach and Changes. Get,
+// The applier alone calls what changes it: Grant, Revoke, Checkpoint, Attach, Detach, Changes and Bytes. Get,
 // Exists, Keys and Len may be called from any goroutine; they may see half a turn, which is what a
 // question about "now" can always see.
 //
@@ -24,6 +24,7 @@ import (
 type Table struct {
 	minTTL  int64
 	changes []Change // of this turn; the applier's alone
+	bytes   int64    // keys and values of all stored leases; the applier's alone
 
 	mu struct {
 		sync.RWMutex
@@ -34,6 +35,7 @@ type Table struct {
 type entry struct {
 	ttl       int64
 	remaining int64
+	size      int // of the stored lease, key and value
 	keys      keySet
 }
 
@@ -53,7 +55,8 @@ func Load(s engine.Snapshot, minTTL int64) (*Table, error) {
 			return false
 		}
 		l.TTL = max(l.TTL, minTTL)
-		t.mu.leases[l.ID] = &entry{ttl: l.TTL, remaining: l.Remaining}
+		t.mu.leases[l.ID] = &entry{ttl: l.TTL, remaining: l.Remaining, size: len(k) + len(v)}
+		t.bytes += int64(len(k) + len(v))
 		t.changes = append(t.changes, Change{Granted, l})
 		return true
 	})
@@ -82,10 +85,12 @@ func (t *Table) Grant(b *engine.Batch, id, ttl int64) (int64, error) {
 		return 0, ErrExists
 	}
 	l := Lease{ID: id, TTL: max(ttl, t.minTTL)}
-	if err := persist(b, l); err != nil {
+	size, err := persist(b, l)
+	if err != nil {
 		return 0, err
 	}
-	t.mu.leases[id] = &entry{ttl: l.TTL}
+	t.mu.leases[id] = &entry{ttl: l.TTL, size: size}
+	t.bytes += int64(size)
 	t.changes = append(t.changes, Change{Granted, l})
 	return l.TTL, nil
 }
@@ -100,6 +105,7 @@ func (t *Table) Revoke(b *engine.Batch, id int64) ([]string, error) {
 		return nil, ErrNotFound
 	}
 	delete(t.mu.leases, id)
+	t.bytes -= int64(e.size)
 	b.Delete(engineKey(id))
 	t.changes = append(t.changes, Change{Revoked, Lease{ID: id}})
 	return e.keys.sorted(), nil
@@ -115,10 +121,12 @@ func (t *Table) Checkpoint(b *engine.Batch, id, remaining int64) error {
 		return nil
 	}
 	l := Lease{ID: id, TTL: e.ttl, Remaining: remaining}
-	if err := persist(b, l); err != nil {
+	size, err := persist(b, l)
+	if err != nil {
 		return err
 	}
-	e.remaining = remaining
+	t.bytes += int64(size - e.size)
+	e.remaining, e.size = remaining, size
 	t.changes = append(t.changes, Change{Checkpointed, l})
 	return nil
 }
@@ -184,6 +192,9 @@ func (t *Table) Keys(id int64) []string {
 	return e.keys.sorted()
 }
 
+// Bytes returns the size of all stored leases, keys and values. It belongs to the applier.
+func (t *Table) Bytes() int64 { return t.bytes }
+
 // Len returns the number of leases.
 func (t *Table) Len() int {
 	t.mu.RLock()
@@ -200,13 +211,15 @@ func engineKey(id int64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{engine.TableLease}, uint64(id))
 }
 
-func persist(b *engine.Batch, l Lease) error {
+// persist stores a lease and returns the size of its key and value.
+func persist(b *engine.Batch, l Lease) (size int, err error) {
 	v, err := proto.Marshal(&leasepb.Lease{ID: l.ID, TTL: l.TTL, RemainingTTL: l.Remaining})
 	if err != nil {
-		return fmt.Errorf("lease: encode lease %016x: %w", uint64(l.ID), err)
+		return 0, fmt.Errorf("lease: encode lease %016x: %w", uint64(l.ID), err)
 	}
-	b.Put(engineKey(l.ID), v)
-	return nil
+	k := engineKey(l.ID)
+	b.Put(k, v)
+	return len(k) + len(v), nil
 }
 
 func decode(k, v []byte) (Lease, error) {

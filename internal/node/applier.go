@@ -29,6 +29,7 @@ type applier struct {
 	applied *milestones
 	remover *remover
 	flusher *flusher
+	quota   *quota
 	slow    time.Duration
 }
 
@@ -83,6 +84,9 @@ func (a *applier) apply(b consensus.Batch) error {
 	a.users.apply(turn.Auth, turn.View.Auth, now)
 	// Also without events: watchers learn of the revision, readers of the index.
 	a.hub.Publish(turn.Events, turn.View.KV.Current())
+	if turn.OverQuota {
+		a.quota.exceeded()
+	}
 	a.pending.finish(turn.Outcomes)
 	a.applied.reach(turn.View.Applied.Index)
 	a.cons.Applied(b, turn.Confs)

@@ -92,6 +92,8 @@ func (d *forgetful) note(log consensus.Log) (consensus.Log, error) {
 	return d.log, nil
 }
 
+func (d *forgetful) free() (int64, error) { return 0, errors.ErrUnsupported }
+
 func (d *forgetful) close() error { return nil }
 
 // notedLog notes where the log ends each time that it has been synced.

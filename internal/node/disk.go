@@ -27,6 +27,8 @@ type disk interface {
 	// openLog opens the log and reads it from the newest mark that is not above applied, the index that
 	// the engine has applied.
 	openLog(applied uint64) (consensus.Log, *wal.Restored, error)
+	// free returns how many bytes can still be written, errors.ErrUnsupported where nobody knows.
+	free() (int64, error)
 	close() error
 }
 

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"math"
 
 	"golang.org/x/sys/unix"
@@ -17,6 +18,15 @@ func openFileLimit() int {
 		return 0
 	}
 	return int(min(l.Cur, math.MaxInt32))
+}
+
+// freeBytes returns how much an ordinary user can still write below a path.
+func freeBytes(path string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return 0, fmt.Errorf("read the free space of %s: %w", path, err)
+	}
+	return int64(min(uint64(st.Bavail), math.MaxInt64/uint64(st.Bsize)) * uint64(st.Bsize)), nil
 }
 
 // maxConnections returns how many connections a listener may have, 0 for no limit.

@@ -43,11 +43,11 @@ func registerMetrics(r prometheus.Registerer, m *Member) error {
 	counter("etcd_server_proposals_failed_total", "Proposals that were refused or dropped.",
 		func() float64 { return float64(c.ProposalsDropped.Load() + c.ProposalsRefused.Load()) })
 	gauge("etcd_server_quota_backend_bytes", "The quota in bytes.",
-		func() float64 { return float64(quotaBytes(m.cfg.QuotaBackendBytes)) })
-	gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of the engine on disk.",
-		func() float64 { return float64(m.eng.Stats().DiskBytes) })
-	gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the engine on disk that hold live data.",
-		func() float64 { return float64(m.eng.Stats().LiveBytes) })
+		func() float64 { return float64(m.quota.limit) })
+	gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of the engine on disk, or the bytes in use where those are more.",
+		func() float64 { return float64(m.sizes().total) })
+	gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Live bytes, which the quota counts.",
+		func() float64 { return float64(m.sizes().inUse) })
 	gauge("etcd_debugging_mvcc_keys_total", "Keys that exist.",
 		view(func(v *state.View) float64 { return float64(v.KV.Keys()) }))
 	gauge("etcd_debugging_mvcc_current_revision", "The current revision.",

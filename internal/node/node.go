@@ -43,6 +43,8 @@ type Member struct {
 	applier *applier
 	flusher *flusher
 	hasher  *hasher
+	quota   *quota
+	space   *space
 	ids     *idutil.Generator
 	front   *front
 
@@ -140,6 +142,7 @@ func (m *Member) open(ctx context.Context, disk opener) (err error) {
 	m.state, err = state.Open(m.eng, state.Config{
 		MinTTL:      minTTL(m.cfg.ElectionTimeout),
 		MaxLearners: m.cfg.MaxLearners,
+		Quota:       quotaBytes(m.cfg.QuotaBackendBytes),
 		Progress: func(revisions int64) {
 			m.lg.Info("reading the key index", zap.Int64("revisions", revisions), zap.Duration("took", time.Since(start)))
 		},
@@ -192,11 +195,18 @@ func (m *Member) build() {
 			whole: m.cfg.StorageEngine == config.EngineMemory,
 		},
 	}
+	m.quota = &quota{
+		lg: m.lg, limit: quotaBytes(m.cfg.QuotaBackendBytes), self: m.id.member, state: m.state,
+		propose: m.proposeAlarm, over: make(chan struct{}, 1),
+	}
+	m.quota.logStart()
+	m.space = &space{lg: m.lg, free: m.disk.free}
+	m.space.look()
 	pace := pace{batch: m.cfg.CompactionBatchLimit, pause: m.cfg.CompactionSleepInterval}.withDefaults()
 	m.hasher = newHasher(m.state, pace)
 	m.applier = &applier{
 		lg: m.lg, state: m.state, cons: m.cons, hub: m.hub, expiry: m.expiry, pending: m.pending, users: m.users,
-		applied: newMilestones(applied.Index), flusher: m.flusher, slow: m.cfg.WarningApplyDuration,
+		applied: newMilestones(applied.Index), flusher: m.flusher, quota: m.quota, slow: m.cfg.WarningApplyDuration,
 		remover: &remover{
 			lg: m.lg, state: m.state, eng: m.eng, hasher: m.hasher, pace: pace,
 			metrics: newCompactionMetrics(), removed: newMilestones(removedUpTo(m.state.Removed())),
@@ -215,6 +225,8 @@ func (m *Member) run() {
 	m.start(&m.background, "publish", m.publish)
 	m.start(&m.background, "tokens", m.users.maintain)
 	m.start(&m.background, "compaction hash", m.hasher.run)
+	m.start(&m.background, "quota", m.quota.run)
+	m.start(&m.background, "free space", m.space.run)
 	m.front.serve(m)
 	go m.supervise()
 }
@@ -292,27 +304,23 @@ func (m *Member) Status() etcdapi.Status {
 	st := m.cons.Status()
 	v := m.state.View()
 	defer v.Release()
-	sizes := m.eng.Stats()
-	if sizes.DiskBytes == 0 {
-		// Nothing is flushed yet. Tools divide by the size.
-		sizes.DiskBytes = max(sizes.MemoryBytes, 1)
-		sizes.LiveBytes = sizes.DiskBytes
-	}
+	sizes := m.sizes()
 	down := v.Members.Downgrade()
 	return etcdapi.Status{
 		Version: serverVersion, StorageVersion: v.Members.Version(),
-		DiskBytes: sizes.DiskBytes, LiveBytes: min(sizes.LiveBytes, sizes.DiskBytes), QuotaBytes: quotaBytes(m.cfg.QuotaBackendBytes),
+		DiskBytes: sizes.total, LiveBytes: sizes.inUse, QuotaBytes: m.quota.limit,
 		Leader: st.Lead, RaftIndex: st.Commit, RaftApplied: v.Applied.Index, IsLearner: st.IsLearner,
 		DowngradeEnabled: down.Enabled, DowngradeTarget: down.TargetVersion,
 	}
 }
 
-// defaultQuota is etcd's quota when none is given, 2 GiB.
-const defaultQuota = 2 << 30
+// dbSizes are what etcd calls the size of its database, in bytes.
+type dbSizes struct{ total, inUse int64 }
 
-func quotaBytes(configured int64) int64 {
-	if configured == 0 {
-		return defaultQuota
-	}
-	return configured
+// sizes returns as in use what the space quota counts, and as total the engine's files, but not less than
+// that: what was written last is not in a file yet, and files may be compressed. So the quota can be held
+// against either, and no alarm on the total comes too late.
+func (m *Member) sizes() dbSizes {
+	inUse := m.state.Bytes()
+	return dbSizes{total: max(m.eng.Stats().DiskBytes, inUse), inUse: inUse}
 }

@@ -110,11 +110,11 @@ func (r *remover) step() error {
 }
 
 func (r *remover) finished(revision int64) {
-	took, sizes := time.Since(r.began), r.eng.Stats()
+	took, files, live := time.Since(r.began), r.eng.Stats().DiskBytes, r.state.Bytes()
 	r.metrics.finish(took, time.Now())
 	r.lg.Info("finished scheduled compaction", zap.Int64("compact-revision", revision), zap.Duration("took", took),
 		zap.Int("number-of-keys-compacted", r.count), zap.Uint32("hash", r.sum.Sum),
-		zap.Int64("current-db-size-bytes", sizes.DiskBytes), zap.Int64("current-db-size-in-use-bytes", sizes.LiveBytes))
+		zap.Int64("current-db-size-bytes", max(files, live)), zap.Int64("current-db-size-in-use-bytes", live))
 	if r.now.Whole {
 		r.lg.Info("storing new hash", zap.Uint32("hash", r.sum.Sum), zap.Int64("revision", r.sum.Revision),
 			zap.Int64("compact-revision", r.sum.Compacted))

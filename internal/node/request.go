@@ -22,6 +22,21 @@ const requestBase = 5 * time.Second
 
 // Propose implements etcdapi.Member.
 func (m *Member) Propose(ctx context.Context, req *pb.InternalRaftRequest) (state.Result, error) {
+	res, err := m.propose(ctx, req)
+	if err == nil && errors.Is(res.Err, state.ErrNoSpace) {
+		// It may have been applied over the quota. A client that hears of that finds the alarm raised.
+		m.quota.raise(ctx, m.quota.refused)
+	}
+	return res, err
+}
+
+// proposeAlarm proposes an alarm and waits until it is applied.
+func (m *Member) proposeAlarm(ctx context.Context, req *pb.InternalRaftRequest) error {
+	res, err := m.propose(ctx, req)
+	return errors.Join(err, res.Err)
+}
+
+func (m *Member) propose(ctx context.Context, req *pb.InternalRaftRequest) (state.Result, error) {
 	if ctx.Err() != nil {
 		return state.Result{}, m.ended(ctx)
 	}

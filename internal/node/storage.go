@@ -194,6 +194,16 @@ func syncDirectory(path string) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
+// free implements disk. The engine and the raft log may be on different file systems.
+func (d *directory) free() (int64, error) {
+	member, err := freeBytes(d.member)
+	if err != nil {
+		return 0, err
+	}
+	log, err := freeBytes(d.wal)
+	return min(member, log), err
+}
+
 // close implements disk.
 func (d *directory) close() error { return d.lock.Close() }
 

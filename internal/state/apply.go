@@ -55,6 +55,7 @@ func (s *State) applyEntry(t *Turn, e *Entry) error {
 			return fmt.Errorf("not a request: %w", err)
 		}
 	}
+	over := Exceeds(s.bytes(), Cost(req), s.quota)
 	res, err := s.applyRequest(req)
 	var f failed
 	if errors.As(err, &f) {
@@ -62,6 +63,11 @@ func (s *State) applyEntry(t *Turn, e *Entry) error {
 	}
 	if err != nil {
 		res = Result{Err: err, Revision: s.store.Current()}
+	} else if over {
+		// It was admitted, so it is applied as on every other member. That the client is told and the alarm
+		// asked for is this member's business: sizes differ.
+		res = Result{Err: ErrNoSpace, Revision: s.store.Current()}
+		t.OverQuota = true
 	}
 	if id := RequestID(req); id != 0 {
 		t.Outcomes = append(t.Outcomes, Outcome{ID: id, Result: res})

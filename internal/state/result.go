@@ -37,6 +37,9 @@ type Turn struct {
 	Auth []auth.Change
 	// Confs are the membership changes, in order.
 	Confs []consensus.ConfChange
+	// OverQuota says that a write was applied which the space quota had no room for: whoever runs the member
+	// proposes the alarm that refuses the next ones on all members.
+	OverQuota bool
 	// View is the state after the turn, already published.
 	View *View
 }

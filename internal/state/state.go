@@ -24,6 +24,9 @@ type Config struct {
 	MaxLearners int
 	// Progress, if set, is called now and then while opening with the number of revisions read.
 	Progress func(revisions int64)
+	// Quota is how many live bytes this member takes before it asks for an alarm, 0 or less for any number.
+	// It alone may differ from member to member: it decides what is answered and never what is applied.
+	Quota int64
 }
 
 // State is the state machine. Apply, RemoveSome and what they use belong to one goroutine, the applier;
@@ -37,7 +40,9 @@ type State struct {
 	users   *auth.Table
 
 	applied   Applied
-	conf      []byte      // applied.Conf, encoded
+	conf      []byte // applied.Conf, encoded
+	quota     int64
+	others    tableSizes
 	hashes    []mvcc.Hash // of the last compactions, oldest first; replaced, never changed
 	batch     engine.Batch
 	published atomic.Pointer[View]
@@ -52,6 +57,8 @@ type View struct {
 	Alarms  *alarm.View
 	Auth    *auth.View
 	Applied Applied
+	// Bytes are what the space quota counts.
+	Bytes int64
 	// Hashes are the checksums of the last compactions that this process has carried out, by revision.
 	Hashes []mvcc.Hash
 
@@ -63,7 +70,7 @@ func (v *View) Release() { v.pins.Add(-1) }
 
 // Open builds the state from what the engine holds: nothing, or what a member left there.
 func Open(eng engine.Engine, cfg Config) (_ *State, err error) {
-	s := &State{eng: eng}
+	s := &State{eng: eng, quota: cfg.Quota}
 	if err := s.load(cfg); err != nil {
 		return nil, fmt.Errorf("state: open: %w", err)
 	}
@@ -93,6 +100,9 @@ func (s *State) load(cfg Config) (err error) {
 		return err
 	}
 	if s.leases, err = lease.Load(sn, cfg.MinTTL); err != nil {
+		return err
+	}
+	if s.others, err = loadTableSizes(sn); err != nil {
 		return err
 	}
 	var failed error
@@ -132,8 +142,7 @@ func (s *State) View() *View {
 func (s *State) publish() *View {
 	v := &View{
 		KV: s.store.Publish(), Members: s.members.Snapshot(), Alarms: s.alarms.Snapshot(), Auth: s.users.Snapshot(),
-		Applied: s.applied,
-		Hashes:  s.hashes,
+		Applied: s.applied, Bytes: s.bytes(), Hashes: s.hashes,
 	}
 	old := s.published.Swap(v)
 	kept := s.retired[:0]
@@ -165,6 +174,7 @@ func (s *State) readableFrom() int64 {
 // commit ends a turn: everything it changed, and the position it led to, in one engine batch.
 func (s *State) commit() (*View, error) {
 	s.batch.Put(appliedKey, s.applied.encode(s.conf))
+	s.others.note(s.batch.Ops())
 	err := s.eng.Commit(&s.batch)
 	s.batch.Reset()
 	if err != nil {
@@ -187,6 +197,12 @@ func (s *State) Events(from, to int64, key, end []byte, fn func(watch.Event) boo
 
 // Users returns the users and roles of the newest view.
 func (s *State) Users() *auth.View { return s.published.Load().Auth }
+
+// Bytes returns what the space quota counts, as of the newest view.
+func (s *State) Bytes() int64 { return s.published.Load().Bytes }
+
+// Alarms returns the alarms of the newest view.
+func (s *State) Alarms() *alarm.View { return s.published.Load().Alarms }
 
 // Revisions returns the current and the compacted revision of the newest view.
 func (s *State) Revisions() (current, compacted int64) {
