@@ -62,9 +62,6 @@ func (c *Config) checkUnbuilt() error {
 			return &UnbuiltError{Setting: "--" + o.Name, Reason: reason}
 		}
 	}
-	if retention, err := c.compactionRetention(); err != nil || retention != 0 {
-		return &UnbuiltError{Setting: "--auto-compaction-retention", Reason: "automatic compaction is not built"}
-	}
 	if err := c.checkMembersBuilt(); err != nil {
 		return err
 	}

@@ -154,7 +154,12 @@ func (c *Config) checkCompaction() error {
 	default:
 		return fmt.Errorf("unknown auto-compaction-mode %q", c.AutoCompactionMode)
 	}
-	if _, err := c.compactionRetention(); err != nil {
+	retention, err := c.CompactionRetention()
+	if err == nil && retention < 0 {
+		// Etcd would compact all the time.
+		err = fmt.Errorf("%q is less than nothing", c.AutoCompactionRetention)
+	}
+	if err != nil {
 		return fmt.Errorf("error parsing CompactionRetention: %w", err)
 	}
 	if c.CompactHashCheckTime <= 0 {
@@ -166,9 +171,9 @@ func (c *Config) checkCompaction() error {
 	return nil
 }
 
-// compactionRetention is the retention as etcd keeps it: a duration, or in revision mode as many
-// nanoseconds as there are revisions to keep.
-func (c *Config) compactionRetention() (time.Duration, error) {
+// CompactionRetention is the retention as etcd keeps it: a duration, or in revision mode as many
+// nanoseconds as there are revisions to keep. 0 is no automatic compaction.
+func (c *Config) CompactionRetention() (time.Duration, error) {
 	n, err := strconv.Atoi(c.AutoCompactionRetention)
 	switch {
 	case err != nil || n < 0:

@@ -225,6 +225,7 @@ func (m *Member) run() {
 	m.start(&m.background, "publish", m.publish)
 	m.start(&m.background, "tokens", m.users.maintain)
 	m.start(&m.background, "compaction hash", m.hasher.run)
+	m.start(&m.background, "auto compaction", m.autoCompact)
 	m.start(&m.background, "quota", m.quota.run)
 	m.start(&m.background, "free space", m.space.run)
 	m.front.serve(m)
