@@ -33,7 +33,6 @@ func unbuilt() map[string]string {
 
 		"initial-cluster-state": noClusters,
 		"force-new-cluster":     noClusters,
-		"corrupt-check-time":    noClusters,
 
 		"enable-distributed-tracing":        noTracing,
 		"distributed-tracing-address":       noTracing,
@@ -48,9 +47,9 @@ func unbuilt() map[string]string {
 }
 
 // builtGates are the feature gates that may differ from their defaults: remaining lease times are
-// always kept here, which is what the two ask for.
+// always kept here, which is what the first two ask for.
 func builtGates() []string {
-	return []string{GateLeaseCheckpoint, GateLeaseCheckpointPersist}
+	return []string{GateLeaseCheckpoint, GateLeaseCheckpointPersist, GateCompactHashCheck, GateInitialCorruptCheck}
 }
 
 // checkUnbuilt refuses a setting that would be silently without effect.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/dolmen-io/dolmen/internal/alarm"
 	"github.com/dolmen-io/dolmen/internal/membership"
+	"github.com/dolmen-io/dolmen/internal/mvcc"
 )
 
 // Versions is what /version answers, in its JSON.
@@ -29,7 +30,7 @@ type Versions struct {
 }
 
 // Backend is the member that the handlers speak for. Its methods are called from many goroutines; only
-// Probe may block.
+// Probe and HashKV may take long.
 type Backend interface {
 	// Alarms returns the raised alarms.
 	Alarms() []alarm.Alarm
@@ -44,6 +45,9 @@ type Backend interface {
 	Versions() Versions
 	// Members returns the members by ascending ID.
 	Members() []membership.Member
+	// HashKV returns the checksum of the history up to a revision, 0 for the current one, and the current
+	// revision. Errors: mvcc.ErrCompacted, mvcc.ErrFuture, the engine's.
+	HashKV(revision int64) (hash mvcc.Hash, current int64, err error)
 	// ClusterID returns the ID of the cluster.
 	ClusterID() uint64
 }
@@ -106,6 +110,7 @@ func New(cfg Config) (*Handlers, error) {
 	peer := http.NewServeMux()
 	peer.Handle("/version", get(version(cfg.Backend)))
 	peer.Handle("/members", get(members(cfg)))
+	peer.Handle("/members/hashkv", get(hashKV(cfg)))
 	return &Handlers{Client: newAccess(cfg, client), Metrics: watched, Peer: peer}, nil
 }
 

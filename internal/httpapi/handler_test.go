@@ -20,6 +20,7 @@ import (
 
 	"github.com/dolmen-io/dolmen/internal/alarm"
 	"github.com/dolmen-io/dolmen/internal/membership"
+	"github.com/dolmen-io/dolmen/internal/mvcc"
 )
 
 // member is a Backend; the zero value is healthy.
@@ -30,6 +31,17 @@ type member struct {
 	local, quorum error // what the probes return
 	blocks        bool  // probes wait for their context
 	versions      Versions
+}
+
+// HashKV knows revisions 3 to 9.
+func (m *member) HashKV(revision int64) (mvcc.Hash, int64, error) {
+	switch {
+	case revision > 9:
+		return mvcc.Hash{}, 9, mvcc.ErrFuture
+	case revision > 0 && revision < 3:
+		return mvcc.Hash{}, 9, mvcc.ErrCompacted
+	}
+	return mvcc.Hash{Sum: 77, Compacted: -1, Revision: revision}, 9, nil
 }
 
 func (m *member) Alarms() []alarm.Alarm { return m.alarms }
@@ -250,6 +262,38 @@ func TestPeer(t *testing.T) {
 		w := do(f.Peer, "GET", path)
 		require.Equal(t, "404 page not found\n", w.Body.String(), path)
 		require.Empty(t, w.Header().Get("Access-Control-Allow-Origin"))
+	}
+}
+
+func TestHashKV(t *testing.T) {
+	f := newFixture(t, &member{}, nil)
+	for _, test := range []struct {
+		method, cluster, body string
+		code                  int
+		want                  string
+	}{
+		{"GET", "", `{"revision":5}`, 200, `{"header":{"revision":9},"hash":77,"compact_revision":-1,"hash_revision":5}`},
+		{"GET", "cdf818194e3a8c32", `{}`, 200, `{"header":{"revision":9},"hash":77,"compact_revision":-1}`},
+		{"GET", "1", `{}`, 412, "cluster ID mismatch\n"},
+		{"GET", "", ``, 400, "error unmarshalling request\n"},
+		{"GET", "", `{"revision":"x"}`, 400, "error unmarshalling request\n"},
+		{"GET", "", strings.Repeat(" ", maxHashRequest+1), 400, "error reading body\n"},
+		{"GET", "", `{"revision":2}`, 400, "mvcc: required revision has been compacted\n"},
+		{"GET", "", `{"revision":10}`, 400, "mvcc: required revision is a future revision\n"},
+		{"POST", "", `{}`, 405, "Method Not Allowed\n"},
+	} {
+		r := httptest.NewRequest(test.method, "/members/hashkv", strings.NewReader(test.body))
+		if test.cluster != "" {
+			r.Header.Set("X-Etcd-Cluster-ID", test.cluster)
+		}
+		w := httptest.NewRecorder()
+		f.Peer.ServeHTTP(w, r)
+		require.Equal(t, test.code, w.Code, test)
+		require.Equal(t, test.want, w.Body.String())
+		if w.Code == 200 {
+			require.Equal(t, "cdf818194e3a8c32", w.Header().Get("X-Etcd-Cluster-ID"))
+			require.Equal(t, "application/json", w.Header().Get("Content-Type"))
+		}
 	}
 }
 

@@ -19,6 +19,7 @@ func layers() [][]string {
 		{"internal/rpc"},
 		{"internal/sim"},
 		{"internal/state"},
+		{"internal/corruption"},
 		{"internal/mvcc", "internal/lease", "internal/auth", "internal/membership", "internal/alarm"},
 		{"internal/watch"},
 		{"internal/consensus"},

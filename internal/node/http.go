@@ -11,6 +11,7 @@ import (
 	"github.com/dolmen-io/dolmen/internal/etcdapi"
 	"github.com/dolmen-io/dolmen/internal/httpapi"
 	"github.com/dolmen-io/dolmen/internal/membership"
+	"github.com/dolmen-io/dolmen/internal/mvcc"
 )
 
 // handlers makes the HTTP handlers over an opened member.
@@ -73,6 +74,14 @@ func (w web) Members() []membership.Member {
 	v := w.m.state.View()
 	defer v.Release()
 	return v.Members.Members()
+}
+
+// HashKV implements httpapi.Backend.
+func (w web) HashKV(revision int64) (mvcc.Hash, int64, error) {
+	v := w.m.state.View()
+	defer v.Release()
+	h, err := v.HashKV(revision)
+	return h, v.KV.Current(), err
 }
 
 // ClusterID implements httpapi.Backend.

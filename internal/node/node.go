@@ -45,6 +45,7 @@ type Member struct {
 	hasher  *hasher
 	quota   *quota
 	space   *space
+	peers   *peerHashes
 	ids     *idutil.Generator
 	front   *front
 
@@ -120,7 +121,11 @@ func openOn(ctx context.Context, cfg *config.Config, lg *zap.Logger, disk opener
 	if err := m.open(ctx, disk); err != nil {
 		return nil, errors.Join(err, m.abandon())
 	}
-	if err := ctx.Err(); err != nil {
+	err = m.checkInitially(ctx)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
 		return nil, errors.Join(err, m.abandon())
 	}
 	m.run()
@@ -200,6 +205,7 @@ func (m *Member) build() {
 		propose: m.proposeAlarm, over: make(chan struct{}, 1),
 	}
 	m.quota.logStart()
+	m.peers = newPeerHashes(m.lg, m.id.cluster, m.patience)
 	m.space = &space{lg: m.lg, free: m.disk.free}
 	m.space.look()
 	pace := pace{batch: m.cfg.CompactionBatchLimit, pause: m.cfg.CompactionSleepInterval}.withDefaults()
@@ -226,6 +232,7 @@ func (m *Member) run() {
 	m.start(&m.background, "tokens", m.users.maintain)
 	m.start(&m.background, "compaction hash", m.hasher.run)
 	m.start(&m.background, "auto compaction", m.autoCompact)
+	m.start(&m.background, "corruption checks", m.checkData)
 	m.start(&m.background, "quota", m.quota.run)
 	m.start(&m.background, "free space", m.space.run)
 	m.front.serve(m)

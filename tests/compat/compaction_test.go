@@ -1,8 +1,12 @@
 package compat
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -86,4 +90,42 @@ func TestHashKVOfNothing(t *testing.T) {
 		}
 		r.DoAll(compactPhysically(6), hashKV(0), hashKV(6), put("c", "1"), hashKV(6), hashKV(7), compactPhysically(7), hashKV(7), hashKV(0))
 	})
+}
+
+// TestPeerHash compares what other members are told.
+func TestPeerHash(t *testing.T) {
+	compare(t, harness.Options{}, func(r *Recorder) {
+		r.DoAll(put("a", "1"), put("a", "2"), compactPhysically(2), put("b", "1"))
+		for _, request := range []struct{ verb, cluster, body string }{
+			{"GET", "", `{"revision":0}`}, {"GET", "", `{"revision":1}`}, {"GET", "", `{"revision":2}`}, {"GET", "", `{"revision":3}`},
+			{"GET", "", `{"revision":9}`}, {"GET", "", `{`}, {"GET", "", ``}, {"GET", "1", `{}`}, {"POST", "", `{}`},
+		} {
+			r.notef("> %v", request)
+			r.notef("< %s", r.peerHash(request.verb, request.cluster, request.body))
+		}
+	})
+}
+
+func (r *Recorder) peerHash(verb, cluster, body string) string {
+	req, err := http.NewRequestWithContext(r.ctx, verb, r.server.PeerURL()+"/members/hashkv", strings.NewReader(body))
+	if err != nil {
+		return err.Error()
+	}
+	if cluster != "" {
+		req.Header.Set("X-Etcd-Cluster-ID", cluster)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err.Error()
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err.Error()
+	}
+	var compact bytes.Buffer // encoding/json puts blanks where it likes
+	if json.Compact(&compact, text) != nil {
+		compact.Write(text)
+	}
+	return fmt.Sprintf("%d %s %s %s", resp.StatusCode, resp.Header.Get("Content-Type"), resp.Header.Get("X-Etcd-Cluster-ID"), compact.String())
 }

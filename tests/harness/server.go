@@ -336,6 +336,9 @@ func (s *Server) signal(sig syscall.Signal) {
 	}
 }
 
+// PeerURL returns where the server listens for other members; it changes with each start.
+func (s *Server) PeerURL() string { return s.peerURL }
+
 // Died reports whether the process ended without being told to, and the last lines it printed.
 func (s *Server) Died() (last string, died bool) {
 	if s.cmd == nil || len(s.exited) == 0 {

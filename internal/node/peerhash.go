@@ -1,0 +1,111 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/dolmen-io/dolmen/internal/corruption"
+	"github.com/dolmen-io/dolmen/internal/membership"
+	"github.com/dolmen-io/dolmen/internal/mvcc"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// peerHashes asks other members for checksums, on their peer URLs. They may be etcd's.
+type peerHashes struct {
+	lg       *zap.Logger
+	cluster  string
+	patience time.Duration // with one URL
+	client   *http.Client
+}
+
+func newPeerHashes(lg *zap.Logger, cluster uint64, patience time.Duration) *peerHashes {
+	return &peerHashes{
+		lg: lg, cluster: strconv.FormatUint(cluster, 16), patience: patience,
+		client: &http.Client{
+			Transport:     &http.Transport{}, // no proxy: the environment's are not for members
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+}
+
+// ask asks members one after the other, each at its URLs until one answers.
+func (p *peerHashes) ask(ctx context.Context, members []membership.Member, revision int64) []corruption.Peer {
+	peers := make([]corruption.Peer, 0, len(members))
+	for _, member := range members {
+		peer := corruption.Peer{ID: member.ID, URLs: member.PeerURLs, Err: errors.New("the member has no peer URL")}
+		for _, url := range member.PeerURLs {
+			if peer.Answer, peer.Err = p.askOne(ctx, url, revision); peer.Err == nil {
+				break
+			}
+			p.lg.Warn("failed hash kv request", zap.Int64("requested-revision", revision),
+				zap.String("remote-peer-endpoint", url), zap.Error(peer.Err))
+		}
+		peers = append(peers, peer)
+	}
+	return peers
+}
+
+// maxHashAnswer bounds what is read of an answer: it is four numbers, or a line of text.
+const maxHashAnswer = 64 << 10
+
+func (p *peerHashes) askOne(ctx context.Context, url string, revision int64) (a corruption.Answer, err error) {
+	ctx, cancel := context.WithTimeout(ctx, p.patience)
+	defer cancel()
+	body, err := json.Marshal(&pb.HashKVRequest{Revision: revision})
+	if err != nil {
+		return a, fmt.Errorf("ask for a checksum: %w", err)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/members/hashkv", bytes.NewReader(body))
+	if err != nil {
+		return a, fmt.Errorf("ask for a checksum: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("X-Etcd-Cluster-ID", p.cluster)
+	res, err := p.client.Do(req)
+	if err != nil {
+		return a, fmt.Errorf("ask for a checksum: %w", err)
+	}
+	defer func() { _ = res.Body.Close() }() // it is read to its end, or of no use
+	text, err := io.ReadAll(io.LimitReader(res.Body, maxHashAnswer))
+	if err != nil {
+		return a, fmt.Errorf("read a checksum: %w", err)
+	}
+	if res.StatusCode != http.StatusOK {
+		return a, hashRefusal(res.StatusCode, string(text))
+	}
+	var answer pb.HashKVResponse
+	if err := json.Unmarshal(text, &answer); err != nil {
+		return a, fmt.Errorf("read a checksum from %.80q: %w", text, err)
+	}
+	a.Hash = mvcc.Hash{Sum: answer.GetHash(), Compacted: answer.GetCompactRevision(), Revision: answer.GetHashRevision()}
+	a.Current = answer.GetHeader().GetRevision()
+	return a, nil
+}
+
+// hashRefusal returns what a member means by refusing. The texts are etcd's too.
+func hashRefusal(status int, text string) error {
+	for _, known := range []struct {
+		status int
+		err    error
+	}{
+		{http.StatusBadRequest, mvcc.ErrCompacted},
+		{http.StatusBadRequest, mvcc.ErrFuture},
+		{http.StatusPreconditionFailed, corruption.ErrOtherCluster},
+	} {
+		if status == known.status && strings.Contains(text, known.err.Error()) {
+			return known.err
+		}
+	}
+	return fmt.Errorf("the member answers %d: %.200s", status, text)
+}
