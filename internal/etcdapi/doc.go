@@ -32,10 +32,6 @@ type Member interface {
 	// ErrTimeout, ErrCanceled, consensus.ErrStopped, or context.DeadlineExceeded without a leader.
 	Propose(ctx context.Context, req *etcdserverpb.InternalRaftRequest) (state.Result, error)
 
-	// Admit says whether there is room for a request that adds data, ErrNoSpace of package state if not.
-	// Then this member's alarm is raised first, if the space quota is what has no room.
-	Admit(ctx context.Context, req *etcdserverpb.InternalRaftRequest) error
-
 	// Compacted returns when the removal that compacting to the revision calls for is complete.
 	Compacted(ctx context.Context, revision int64) error
 
@@ -87,12 +83,21 @@ type Status struct {
 	DowngradeTarget         string
 }
 
+// Space is the room that a member has for data.
+type Space interface {
+	// Admit says whether there is room for what a request adds, ErrNoSpace of package state if not. Then
+	// this member's alarm has been raised, if it is the space quota that leaves no room.
+	Admit(ctx context.Context, req *etcdserverpb.InternalRaftRequest) error
+}
+
 // Limits bound what one request may ask for.
 type Limits struct {
 	// RequestBytes is the size a request may have in the log; messages may be slightly larger.
 	RequestBytes int
 	// TxnOps is how many operations a transaction may have on one level.
 	TxnOps int
+	// Space is asked before anything that adds data.
+	Space Space
 }
 
 // Services are the gRPC services of one member.

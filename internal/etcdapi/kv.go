@@ -197,7 +197,7 @@ func nextChunk(limit int64, size, target int) int64 {
 func (s kv) put(ctx context.Context, r *pb.PutRequest) (any, error) {
 	req := &pb.InternalRaftRequest{Put: r}
 	// Before anything else, as in etcd: a request that is wrong as well is told that there is no space.
-	if err := s.member.Admit(ctx, req); err != nil {
+	if err := s.limits.Space.Admit(ctx, req); err != nil {
 		return nil, err
 	}
 	if err := checkPut(r); err != nil {
@@ -224,7 +224,7 @@ func (s kv) deleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (any, err
 }
 
 func (s kv) txn(ctx context.Context, r *pb.TxnRequest) (any, error) {
-	if err := s.member.Admit(ctx, &pb.InternalRaftRequest{Txn: r}); err != nil {
+	if err := s.limits.Space.Admit(ctx, &pb.InternalRaftRequest{Txn: r}); err != nil {
 		return nil, err
 	}
 	if err := checkTxn(r, s.limits.TxnOps); err != nil {

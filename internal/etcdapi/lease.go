@@ -32,7 +32,7 @@ func newLeaseID() int64 {
 // LeaseGrant implements pb.LeaseServer.
 func (s lessor) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
 	req := &pb.InternalRaftRequest{LeaseGrant: r}
-	if err := s.member.Admit(ctx, req); err != nil {
+	if err := s.limits.Space.Admit(ctx, req); err != nil {
 		return nil, toStatus(err)
 	}
 	if r.GetID() == 0 {

@@ -96,7 +96,7 @@ func (m *member) apply(req *pb.InternalRaftRequest) (state.Result, error) {
 	return turn.Outcomes[0].Result, nil
 }
 
-// Admit implements etcdapi.Member.
+// Admit implements Space.
 func (m *member) Admit(_ context.Context, req *pb.InternalRaftRequest) error {
 	if m.full && state.Cost(req) > 0 {
 		return state.ErrNoSpace
@@ -210,7 +210,7 @@ func newFixture(t *testing.T, opts ...grpc.ServerOption) *fixture {
 	})
 	f := &fixture{t: t, ctx: ctx, member: m, clock: &clock{state: s}}
 	m.credentials = newCredentials(t)
-	f.services = New(m, f.clock, m.hub, Limits{RequestBytes: 1 << 20, TxnOps: 128}, m.credentials)
+	f.services = New(m, f.clock, m.hub, Limits{RequestBytes: 1 << 20, TxnOps: 128, Space: m}, m.credentials)
 	server := grpc.NewServer(append(opts, grpc.ForceServerCodecV2(rawCodec{encoding.GetCodecV2(grpcproto.Name)}))...)
 	f.services.Register(server)
 	ln := bufconn.Listen(1 << 20)

@@ -132,7 +132,7 @@ func (f *front) build(m *Member) (err error) {
 		return err
 	}
 	etcdapi.New(m, lessor{m}, m.hub, etcdapi.Limits{
-		RequestBytes: int(m.cfg.MaxRequestBytes), TxnOps: int(m.cfg.MaxTxnOps),
+		RequestBytes: int(m.cfg.MaxRequestBytes), TxnOps: int(m.cfg.MaxTxnOps), Space: m,
 	}, etcdapi.Credentials{
 		Tokens: m.users.tokens, Passwords: m.users.passwords, CertificateNames: m.cfg.ClientTLS.ClientCertAuth,
 	}).Register(f.rpc)

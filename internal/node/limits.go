@@ -26,7 +26,7 @@ func freeBytes(path string) (int64, error) {
 	if err := unix.Statfs(path, &st); err != nil {
 		return 0, fmt.Errorf("read the free space of %s: %w", path, err)
 	}
-	return int64(min(uint64(st.Bavail), math.MaxInt64/uint64(st.Bsize)) * uint64(st.Bsize)), nil
+	return int64(min(st.Bavail, math.MaxInt64/uint64(st.Bsize)) * uint64(st.Bsize)), nil
 }
 
 // maxConnections returns how many connections a listener may have, 0 for no limit.

@@ -57,7 +57,7 @@ func (q *quota) logStart() {
 	q.lg.Info("enabled backend quota", size)
 }
 
-// Admit implements etcdapi.Member.
+// Admit implements etcdapi.Space.
 func (m *Member) Admit(ctx context.Context, req *pb.InternalRaftRequest) error {
 	cost := state.Cost(req)
 	if cost == 0 {
