@@ -199,7 +199,7 @@ func TestPeerHashes(t *testing.T) {
 
 	require.ErrorIs(t, ask(m.peers, 99, self).Err, mvcc.ErrFuture)
 	require.ErrorIs(t, ask(m.peers, 3, self).Err, mvcc.ErrCompacted)
-	require.ErrorIs(t, ask(newPeerHashes(zap.NewNop(), 1, time.Minute), 10, self).Err, corruption.ErrOtherCluster)
+	require.ErrorIs(t, ask(newPeerHashes(zap.NewNop(), 1, time.Minute, nil), 10, self).Err, corruption.ErrOtherCluster)
 	for want, urls := range map[string][]string{
 		"no peer URL":            nil,
 		"the member answers 503": {serve("busy", 503)},
@@ -214,4 +214,16 @@ func TestPeerHashes(t *testing.T) {
 	cancel()
 	_, err = m.peers.askOne(ctx, self, 10)
 	require.ErrorIs(t, err, context.Canceled)
+}
+
+// TestPeerHashesOverTLS asks a member that demands the certificates of other members.
+func TestPeerHashesOverTLS(t *testing.T) {
+	s := startSecure(t, nil)
+	members := []membership.Member{{ID: 5, PeerURLs: []string{"https://" + s.front.peer[0].Addr().String()}}}
+	defer s.peers.client.CloseIdleConnections()
+	got := s.peers.ask(t.Context(), members, 0)
+	require.NoError(t, got[0].Err)
+	require.EqualValues(t, -1, got[0].Compacted)
+	without := newPeerHashes(zap.NewNop(), s.id.cluster, time.Minute, nil)
+	require.Error(t, without.ask(t.Context(), members, 0)[0].Err)
 }

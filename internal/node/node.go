@@ -205,7 +205,7 @@ func (m *Member) build() {
 		propose: m.proposeAlarm, over: make(chan struct{}, 1),
 	}
 	m.quota.logStart()
-	m.peers = newPeerHashes(m.lg, m.id.cluster, m.patience)
+	m.peers = newPeerHashes(m.lg, m.id.cluster, m.patience, m.front.peerTLS)
 	m.space = &space{lg: m.lg, free: m.disk.free}
 	m.space.look()
 	pace := pace{batch: m.cfg.CompactionBatchLimit, pause: m.cfg.CompactionSleepInterval}.withDefaults()

@@ -3,10 +3,12 @@ package node
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -14,6 +16,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/dolmen-io/dolmen/internal/certs"
 	"github.com/dolmen-io/dolmen/internal/corruption"
 	"github.com/dolmen-io/dolmen/internal/membership"
 	"github.com/dolmen-io/dolmen/internal/mvcc"
@@ -29,11 +32,19 @@ type peerHashes struct {
 	client   *http.Client
 }
 
-func newPeerHashes(lg *zap.Logger, cluster uint64, patience time.Duration) *peerHashes {
+// newPeerHashes makes the client of a member. certificates, which may be nil, are those of --peer-*.
+func newPeerHashes(lg *zap.Logger, cluster uint64, patience time.Duration, certificates *certs.Store) *peerHashes {
+	transport := &http.Transport{} // no proxy: the environment's are not for members
+	if certificates != nil {
+		transport.DialTLSContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			// From the files as they are now.
+			return (&tls.Dialer{Config: certificates.Client()}).DialContext(ctx, network, address)
+		}
+	}
 	return &peerHashes{
 		lg: lg, cluster: strconv.FormatUint(cluster, 16), patience: patience,
 		client: &http.Client{
-			Transport:     &http.Transport{}, // no proxy: the environment's are not for members
+			Transport:     transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
