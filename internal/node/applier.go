@@ -37,7 +37,7 @@ func (a *applier) run() error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var due <-chan time.Time // the next step of a compaction
-	a.remover.begin()        // one that a stop interrupted
+	a.remover.resume()
 	for {
 		var pause time.Duration
 		select {
@@ -58,7 +58,7 @@ func (a *applier) run() error {
 			if err := a.remover.step(); err != nil {
 				return err
 			}
-			pause = a.remover.pace.pause
+			pause = a.remover.pause()
 		}
 		if due == nil && a.remover.due() {
 			timer.Reset(pause)

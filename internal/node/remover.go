@@ -77,12 +77,28 @@ func (r *remover) begin() {
 	r.hasher.jobs <- c // it has room: the one before is done
 }
 
+// resume takes up a compaction that a stop or a crash interrupted.
+func (r *remover) resume() {
+	r.begin()
+	if r.phase != removalIdle {
+		r.lg.Info("resume scheduled compaction", zap.Int64("scheduled-compact-revision", r.now.Revision))
+	}
+}
+
 // removedUpTo is the milestone of a compaction: there is one at revision 0, and -1 stands for none.
 func removedUpTo(revision int64) uint64 { return uint64(revision + 1) }
 
 // due says whether step has something to do.
 func (r *remover) due() bool {
 	return r.phase == removalRuns || r.phase == removalEmpty && r.sum != nil
+}
+
+// pause is how long to wait before the next step. Finishing removes nothing more.
+func (r *remover) pause() time.Duration {
+	if r.phase == removalEmpty {
+		return 0
+	}
+	return r.pace.pause
 }
 
 // step removes some revisions, or finishes the compaction.
