@@ -123,7 +123,8 @@ func (v *View) Hash(revision int64) (Hash, error) {
 
 // CompactionHash is the checksum of a compaction: of everything that happened since the one before, and
 // of what this one keeps of what the one before had left. It is computed beside the removal, from an
-// engine snapshot taken before that, in steps. It holds the snapshot until Close and has one user.
+// engine snapshot taken before that, in steps. Until Close it holds the snapshot and the index as it was
+// then, so at most one more index. It has one user.
 type CompactionHash struct {
 	h    *hashing
 	sn   engine.Snapshot

@@ -19,11 +19,14 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/dolmen-io/dolmen/internal/config"
 	"github.com/dolmen-io/dolmen/internal/consensus"
 	"github.com/dolmen-io/dolmen/internal/engine"
 	"github.com/dolmen-io/dolmen/internal/etcdapi"
+	"github.com/dolmen-io/dolmen/internal/mvcc"
 	"github.com/dolmen-io/dolmen/internal/wal"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -313,10 +316,36 @@ func TestCompactionGoesOn(t *testing.T) {
 	require.Less(t, m.state.Removed(), int64(90))
 
 	cfg.CompactionBatchLimit, cfg.CompactionSleepInterval = 0, 0
-	m, err = Open(t.Context(), cfg, zap.NewNop())
+	core, lines := observer.New(zapcore.InfoLevel)
+	m, err = Open(t.Context(), cfg, zap.New(core))
 	require.NoError(t, err)
 	require.NoError(t, m.Compacted(t.Context(), 90))
 	require.NoError(t, m.Compacted(t.Context(), 0), "it is done")
+	ready(t, m)
+	hashes := func() []mvcc.Hash { return compared{m}.Hashes() }
+	require.Empty(t, hashes(), "others may have carried it out otherwise")
+	for _, line := range []string{"resume scheduled compaction", "finished scheduled compaction",
+		"previous compaction was interrupted, skip storing compaction hash value"} {
+		require.Len(t, lines.FilterMessage(line).All(), 1, line)
+	}
+	require.NoError(t, m.compact(t.Context(), 95))
+	require.NoError(t, m.Compacted(t.Context(), 95))
+	require.Len(t, hashes(), 1)
+	require.EqualValues(t, 95, hashes()[0].Revision)
+	require.EqualValues(t, 90, hashes()[0].Compacted)
+	stored := lines.FilterMessage("storing new hash").All()
+	require.Len(t, stored, 1)
+	require.Equal(t, hashes()[0].Sum, stored[0].ContextMap()["hash"])
+	metrics, err := m.Registry().Gather()
+	require.NoError(t, err)
+	for _, family := range metrics {
+		if family.GetName() == "etcd_debugging_mvcc_db_compaction_keys_total" {
+			require.Positive(t, family.GetMetric()[0].GetCounter().GetValue())
+		}
+		if family.GetName() == "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds" {
+			require.EqualValues(t, 2, family.GetMetric()[0].GetHistogram().GetSampleCount())
+		}
+	}
 	stop(t, m)
 }
 

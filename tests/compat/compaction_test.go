@@ -92,6 +92,27 @@ func TestHashKVOfNothing(t *testing.T) {
 	})
 }
 
+// TestAutoCompaction: what is left when nothing has been written for longer than the period.
+func TestAutoCompaction(t *testing.T) {
+	args := []string{"--auto-compaction-mode=periodic", "--auto-compaction-retention=1s"}
+	compare(t, harness.Options{Args: args}, func(r *Recorder) {
+		for i := range 8 {
+			r.Do(put("a", fmt.Sprint(i)))
+		}
+		r.Do(del("a", ""))
+		r.Do(put("b", "1"))
+		kv := pb.NewKVClient(r.conn)
+		r.until("all but the newest revision is compacted", func() bool {
+			_, err := kv.Range(r.ctx, &pb.RangeRequest{Key: []byte("b"), Revision: 10})
+			return err != nil
+		})
+		for revision := range int64(13) {
+			r.Do(&pb.RangeRequest{Key: []byte(all), RangeEnd: []byte(all), Revision: revision})
+		}
+		r.DoAll(compact(11), put("b", "2"))
+	})
+}
+
 // TestPeerHash compares what other members are told.
 func TestPeerHash(t *testing.T) {
 	compare(t, harness.Options{}, func(r *Recorder) {
