@@ -139,13 +139,12 @@ func (s *Server) newHTTPServer(ep Endpoint) *http.Server {
 		Handler:           ep.Handler,
 		ReadHeaderTimeout: headerTimeout,
 		TLSConfig:         ep.TLS.Clone(), // net/http completes it
-		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: streams,
-			SendPingTimeout:      s.cfg.KeepAliveInterval,
-			PingTimeout:          s.cfg.KeepAliveTimeout,
-		},
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: streams},
 		// These are clients' mistakes: of use to who debugs a client, noise to who runs the server.
 		ErrorLog: debugLog(s.cfg.Logger),
+	}
+	if s.cfg.KeepAliveInterval > 0 && s.cfg.KeepAliveTimeout > 0 {
+		web.HTTP2.SendPingTimeout, web.HTTP2.PingTimeout = s.cfg.KeepAliveInterval, s.cfg.KeepAliveTimeout
 	}
 	if ep.GRPC {
 		web.Handler = s.withGRPC(ep.Handler)

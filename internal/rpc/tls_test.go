@@ -203,6 +203,20 @@ func TestSecureStreamLimit(t *testing.T) {
 	}
 }
 
+// TestSecurePings: net/http's HTTP/2 pings as gRPC's does, and not at all if either time is 0.
+func TestSecurePings(t *testing.T) {
+	for _, test := range []struct{ interval, timeout, wantInterval, wantTimeout time.Duration }{
+		{time.Hour, time.Minute, time.Hour, time.Minute},
+		{time.Hour, 0, 0, 0},
+		{0, time.Minute, 0, 0},
+	} {
+		s := &Server{cfg: Config{KeepAliveInterval: test.interval, KeepAliveTimeout: test.timeout, Logger: zap.NewNop()}}
+		got := s.newHTTPServer(Endpoint{Handler: web}).HTTP2
+		require.Equal(t, test.wantInterval, got.SendPingTimeout)
+		require.Equal(t, test.wantTimeout, got.PingTimeout)
+	}
+}
+
 // TestSecureShutdownDrains is TestShutdownDrains over net/http.
 func TestSecureShutdownDrains(t *testing.T) {
 	for _, handler := range []http.Handler{web, nil} {
