@@ -156,7 +156,7 @@ func (s *Server) newHTTPServer(ep Endpoint) *http.Server {
 func (s *Server) withGRPC(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.TLS != nil && r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
-			s.overHTTP.ServeHTTP(w, r)
+			s.overHTTP.ServeHTTP(w, paced(r))
 			return
 		}
 		next.ServeHTTP(w, r)

@@ -124,7 +124,7 @@ func New(cfg Config) (*Server, error) {
 		stopped:  make(chan struct{}),
 	}
 	s.grpc = grpc.NewServer(append(s.options(), grpc.Creds(handshaken{}))...)
-	s.overHTTP = grpc.NewServer(s.options()...)
+	s.overHTTP = grpc.NewServer(append(s.options(), grpc.StatsHandler(receipts{}))...)
 	s.RegisterService(&grpc_health_v1.Health_ServiceDesc, s.health)
 	go s.watchLeader()
 	return s, nil
