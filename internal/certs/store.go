@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -53,11 +52,12 @@ type Store struct {
 	slots slots
 	desc  descriptions
 
-	// looks numbers the looks at the files: of two at once, the one that began later counts.
-	looks  atomic.Uint64
+	// turn has room for one element, of who looks at the files: a thousand handshakes after a change read and
+	// parse them once or twice, not a thousand times at once.
+	turn chan struct{}
+	// begun counts the looks. It and latest are changed by who has the turn.
+	begun  atomic.Uint64
 	latest atomic.Pointer[snapshot]
-
-	mu sync.Mutex // guards the exchange of latest
 }
 
 // slots are the places of the units, -1 for what is not configured.
@@ -65,7 +65,6 @@ type slots struct{ server, client, trusted, revoked int }
 
 // snapshot is what all files held at one look. It is not changed once it is made.
 type snapshot struct {
-	look       uint64
 	generation uint64
 	states     []*state
 }
@@ -80,7 +79,7 @@ func Open(cfg Config) (*Store, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("TLS for %ss: %w", cfg.Role, err)
 	}
-	s := &Store{cfg: cfg, slots: slots{client: -1, trusted: -1, revoked: -1}, desc: describe(cfg.Role)}
+	s := &Store{cfg: cfg, turn: make(chan struct{}, 1), slots: slots{client: -1, trusted: -1, revoked: -1}, desc: describe(cfg.Role)}
 	add := func(u unit) int {
 		s.units = append(s.units, u)
 		return len(s.units) - 1
@@ -126,27 +125,35 @@ func (c *Config) validate() error {
 // compares it with the one from before to know that it should make a new one.
 func (s *Store) Generation() uint64 { return s.current().generation }
 
-// current looks at the files and returns what is in use now.
+// current returns what is in use by a look at the files that begins after the call.
 func (s *Store) current() *snapshot {
+	begun := s.begun.Load()
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
 	have := s.latest.Load()
-	next := &snapshot{look: s.looks.Add(1), states: make([]*state, len(s.units))}
+	if s.begun.Load() > begun {
+		return have // another's look began meanwhile, and has ended
+	}
+	s.begun.Add(1)
+	next := &snapshot{generation: have.generation, states: make([]*state, len(s.units))}
 	changed := false
 	for i, u := range s.units {
 		next.states[i] = u.look(have.states[i], s.cfg.Now)
 		changed = changed || next.states[i] != have.states[i]
+		if reloaded(have.states[i], next.states[i]) {
+			next.generation++
+		}
 	}
 	if !changed {
 		return have
 	}
-	return s.install(next)
+	s.latest.Store(next)
+	s.tell(have, next)
+	return next
 }
 
-// install makes next the latest, unless a later look has come before it, and tells what it changes.
-func (s *Store) install(next *snapshot) *snapshot {
-	have, newest := s.exchange(next)
-	if !newest {
-		return have
-	}
+// tell logs what a look has changed.
+func (s *Store) tell(have, next *snapshot) {
 	for i, u := range s.units {
 		was, is := have.states[i], next.states[i]
 		fields := []zap.Field{zap.String("role", s.cfg.Role), zap.String("kind", u.name), zap.Strings("files", u.paths)}
@@ -160,35 +167,9 @@ func (s *Store) install(next *snapshot) *snapshot {
 			s.cfg.Logger.Info("a TLS file is good again and holds what is in use", fields...)
 		}
 	}
-	return next
 }
 
-func (s *Store) exchange(next *snapshot) (had *snapshot, newest bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	had = s.latest.Load()
-	if had.look > next.look {
-		return had, false
-	}
-	next.generation = had.generation
-	for i, is := range next.states {
-		was := had.states[i]
-		if is.failure != "" && is.good != was.good {
-			// It was looked at from an older state, in which the last good value was another.
-			kept := *is
-			kept.value, kept.good = was.value, was.good
-			next.states[i] = &kept
-		}
-		if reloaded(was, next.states[i]) {
-			next.generation++
-		}
-	}
-	s.latest.Store(next)
-	return had, true
-}
-
-// reloaded reports whether is holds another value than was. The same content is the same value, even if two
-// looks at once have parsed it.
+// reloaded reports whether is holds another value than was.
 func reloaded(was, is *state) bool { return is.good != was.good }
 
 func (s *snapshot) pair(slot int) *tls.Certificate {

@@ -10,9 +10,11 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
@@ -208,7 +210,7 @@ func TestUnchangedFilesAreNotRead(t *testing.T) {
 	require.Zero(t, fresh.Generation())
 }
 
-// TestLooksAtOnce: looks that overlap a change tell of it once, and an older look does not undo a newer.
+// TestLooksAtOnce: looks that overlap a change tell of it once.
 func TestLooksAtOnce(t *testing.T) {
 	f := open(t, trust)
 	path := filepath.Join(f.dir, caFile)
@@ -223,14 +225,37 @@ func TestLooksAtOnce(t *testing.T) {
 		require.EqualValues(t, i+1, f.Generation())
 	}
 	require.Equal(t, 20, f.logs.FilterMessage("reloaded a TLS file").Len())
+}
 
-	have := f.latest.Load()
-	require.Same(t, have, f.install(&snapshot{look: have.look - 1, states: have.states}))
-
-	// A look that began with older states found a file bad: the newest good value stays.
-	old := &state{value: &authorities{}, failure: "bad"}
-	bad := &snapshot{look: f.looks.Add(1), states: []*state{have.states[0], old}}
-	require.Equal(t, have.states[1].value, f.install(bad).states[1].value)
+// TestCrowdReadsOnce: who comes while the files are looked at waits, and all that wait share one look.
+func TestCrowdReadsOnce(t *testing.T) {
+	f := open(t, trust)
+	synctest.Test(t, func(t *testing.T) {
+		f.turn = make(chan struct{}, 1) // of this bubble
+		parsed, goOn := 0, make(chan struct{})
+		parse := f.units[f.slots.trusted].parse
+		f.units[f.slots.trusted].parse = func(contents [][]byte) (any, error) {
+			parsed++ // the race detector finds two at once
+			<-goOn
+			return parse(contents)
+		}
+		first, second := certstest.NewAuthority(t, "first"), certstest.NewAuthority(t, "second")
+		certstest.Write(t, f.dir, caFile, first.PEM())
+		go f.current()
+		synctest.Wait()
+		certstest.Write(t, f.dir, caFile, second.PEM()) // after the look that waits has read
+		for range 1000 {
+			go func() {
+				assert.True(t, f.current().states[f.slots.trusted].value.(*authorities).certs[0].Equal(second.Certificate))
+			}()
+		}
+		synctest.Wait()
+		require.Equal(t, 1, parsed)
+		close(goOn)
+		synctest.Wait()
+		require.Equal(t, 2, parsed)
+		require.EqualValues(t, 2, f.latest.Load().generation)
+	})
 }
 
 func TestExpiry(t *testing.T) {
