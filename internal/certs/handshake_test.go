@@ -268,23 +268,25 @@ func TestResumption(t *testing.T) {
 			certstest.Write(f.ca.TB(), f.dir, crlFile, f.ca.Revoke(pair))
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			f := open(t, func(f *fixture, cfg *Config) {
-				trust(f, cfg)
-				cfg.CRLFile = certstest.Write(t, f.dir, crlFile, f.ca.Revoke())
+		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+			t.Run(name+" "+tls.VersionName(version), func(t *testing.T) {
+				f := open(t, func(f *fixture, cfg *Config) {
+					trust(f, cfg)
+					cfg.CRLFile = certstest.Write(t, f.dir, crlFile, f.ca.Revoke())
+				})
+				pair := f.ca.Issue("a", nil)
+				server, client := f.Server(false), f.ca.Client(pair)
+				client.MaxVersion, client.ClientSessionCache = version, tls.NewLRUClientSessionCache(1)
+				for i := range 2 {
+					state, serverErr, clientErr := shake(t, server, client)
+					require.NoError(t, errors.Join(serverErr, clientErr))
+					require.Equal(t, i == 1, state.DidResume)
+				}
+				change(f, pair)
+				_, serverErr, _ := shake(t, server, client)
+				require.Error(t, serverErr)
 			})
-			pair := f.ca.Issue("a", nil)
-			server, client := f.Server(false), f.ca.Client(pair)
-			client.ClientSessionCache = tls.NewLRUClientSessionCache(1)
-			for i := range 2 {
-				state, serverErr, clientErr := shake(t, server, client)
-				require.NoError(t, errors.Join(serverErr, clientErr))
-				require.Equal(t, i == 1, state.DidResume)
-			}
-			change(f, pair)
-			_, serverErr, _ := shake(t, server, client)
-			require.Error(t, serverErr)
-		})
+		}
 	}
 }
 
