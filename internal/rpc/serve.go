@@ -45,7 +45,11 @@ func (s *Server) Serve(ep Endpoint) error {
 	}
 	sinks, split := s.sinks(ep, web), (*splitter)(nil)
 	if len(sinks) > 1 {
+		// All branches are there before Shutdown knows of the splitter, or anything ends.
 		split = newSplitter(ep.Listener)
+		for i, one := range sinks {
+			sinks[i].from = split.branch(one.of...)
+		}
 	}
 	if !s.track(split, web) {
 		return ep.Listener.Close()
@@ -60,11 +64,12 @@ func (s *Server) Serve(ep Endpoint) error {
 type sink struct {
 	of    []kind
 	serve func(net.Listener) error
+	from  net.Listener // its branch of a splitter; nil if there is none
 }
 
 func (s *Server) sinks(ep Endpoint, web *http.Server) (all []sink) {
 	if ep.TLS != nil {
-		all = append(all, sink{[]kind{kindTLS}, func(ln net.Listener) error {
+		all = append(all, sink{of: []kind{kindTLS}, serve: func(ln net.Listener) error {
 			ln = NewTLSListener(ln, ep.TLS, s.cfg.Logger, "client")
 			if web == nil {
 				return s.serveGRPC(ln)
@@ -75,11 +80,11 @@ func (s *Server) sinks(ep Endpoint, web *http.Server) (all []sink) {
 	switch {
 	case !ep.Plain:
 	case web == nil:
-		all = append(all, sink{[]kind{kindOther, kindHTTP2}, s.serveGRPC})
+		all = append(all, sink{of: []kind{kindOther, kindHTTP2}, serve: s.serveGRPC})
 	case !ep.GRPC:
-		all = append(all, sink{[]kind{kindOther, kindHTTP2}, web.Serve})
+		all = append(all, sink{of: []kind{kindOther, kindHTTP2}, serve: web.Serve})
 	default:
-		all = append(all, sink{[]kind{kindHTTP2}, s.serveGRPC}, sink{[]kind{kindOther}, web.Serve})
+		all = append(all, sink{of: []kind{kindHTTP2}, serve: s.serveGRPC}, sink{of: []kind{kindOther}, serve: web.Serve})
 	}
 	if ep.TLS == nil && web != nil {
 		// Who speaks TLS to a plain port is told so.
@@ -93,9 +98,8 @@ func serveSplit(split *splitter, sinks []sink) error {
 	ends := make(chan error, len(sinks))
 	var serving sync.WaitGroup
 	for _, one := range sinks {
-		ln := split.branch(one.of...)
 		serving.Go(func() {
-			ends <- one.serve(ln)
+			ends <- one.serve(one.from)
 			_ = split.close() // why it ended counts, not how it closes
 		})
 	}
