@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dolmen-io/dolmen/internal/engine"
+	"github.com/dolmen-io/dolmen/internal/engine/memory"
 )
 
 // TestHashIgnoresHowFarRemovalIs compares a hash right after a compaction was accepted with the same
@@ -226,4 +227,47 @@ func TestCompactionHashErrors(t *testing.T) {
 		done, err = h.Some(3)
 	}
 	require.ErrorContains(t, err, "revision key")
+}
+
+// TestBumpedRevision loads what "snapshot restore --bump-revision" leaves, twice over: the newest of its entries
+// counts for revision and hash, compaction removes the older one, and no read sees any.
+func TestBumpedRevision(t *testing.T) {
+	eng, err := memory.Open(t.TempDir(), memory.Options{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, eng.Close()) }()
+	kv := KeyValue{Key: []byte("k"), Value: []byte("v"), Create: 2, Mod: 2, Ver: 1}
+	put := Revision{Main: 2}.EngineKey(false)
+	first, second := Revision{Main: 1002}.EngineKey(false), Revision{Main: 2002}.EngineKey(false)
+	batch := &engine.Batch{}
+	batch.Put(put, kv.Encode())
+	batch.Put(first, []byte{})
+	batch.Put(second, []byte{})
+	batch.Put(scheduledKey, second)
+	require.NoError(t, eng.Commit(batch))
+	store, err := Load(eng, nil, nil)
+	require.NoError(t, err)
+	view := store.Publish()
+	require.Equal(t, []int64{2002, 2002}, []int64{view.Current(), view.Compacted()})
+	res, err := view.Range(RangeOptions{Key: []byte{0}, End: []byte{0}})
+	require.NoError(t, err)
+	require.Equal(t, int64(1), res.Count)
+	require.Equal(t, [][]byte{kv.Encode()}, res.KVs)
+
+	all := append([]byte("key"), put...)
+	all = append(append(all, kv.Encode()...), second...)
+	want := Hash{Sum: crc32.Checksum(all, crc32.MakeTable(crc32.Castagnoli)), Compacted: 2002, Revision: 2002}
+	got, err := view.Hash(0)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	batch.Reset()
+	_, due := store.BeginRemoval()
+	require.True(t, due)
+	store.Begin(batch)
+	require.True(t, store.RemoveSome(100, true).Done)
+	require.NoError(t, eng.Commit(batch))
+	_, err = eng.Get(first)
+	require.ErrorIs(t, err, engine.ErrNotFound)
+	got, err = store.Publish().Hash(2002)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
 }

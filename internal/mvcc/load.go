@@ -85,11 +85,11 @@ func (s *Store) loadOne(key, value []byte) error {
 	v := &version{rev: rev, size: int64(len(value))}
 	if !tombstone {
 		v.create, v.ver, v.lease = kv.Create, kv.Ver, kv.LeaseID
-		if v.ver <= 0 || v.create <= 0 || kv.Mod != rev.Main {
-			if len(value) == 0 {
-				// The entry with which "etcdutl snapshot restore --bump-revision" moves the revision on.
-				return nil
-			}
+		if len(value) == 0 {
+			// The entry with which "snapshot restore --bump-revision" moves the revision on. Etcd has it in its index
+			// as a change of the key without a name, where compaction and hash find it and no read does.
+			v.create, v.ver = rev.Main, 1
+		} else if v.ver <= 0 || v.create <= 0 || kv.Mod != rev.Main {
 			return fmt.Errorf("%w: revision %d.%d holds version %d, created %d, modified %d",
 				ErrDamaged, rev.Main, rev.Sub, v.ver, v.create, kv.Mod)
 		}
@@ -99,8 +99,9 @@ func (s *Store) loadOne(key, value []byte) error {
 	if it == nil {
 		it = &item{key: bytes.Clone(kv.Key)}
 		it.head.Store(v)
-		s.tree.insert(it, !tombstone)
-		if !tombstone {
+		exists := !tombstone && len(value) > 0
+		s.tree.insert(it, exists)
+		if exists {
 			s.keys++
 		}
 		return nil
