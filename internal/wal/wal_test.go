@@ -437,3 +437,43 @@ func FuzzOpenMangled(f *testing.F) {
 		require.NoError(t, l.Close())
 	})
 }
+
+// TestCheck: it says what Open would say, and changes nothing.
+func TestCheck(t *testing.T) {
+	smallSegments(t, 4<<10)
+	l, dir := create(t, Options{})
+	require.NoError(t, l.Append(hardState(1, 7, 0), nil))
+	for i := uint64(1); i <= 300; i++ {
+		require.NoError(t, l.Append(nil, entries(1, i, i)))
+	}
+	require.ErrorIs(t, Check(zap.NewNop(), dir, 50), ErrLocked)
+	require.NoError(t, l.Mark(60, 1, &raftpb.ConfState{Voters: []uint64{7}}))
+	require.NoError(t, l.Close())
+	for _, applied := range []uint64{0, 59, 60, 300} {
+		require.NoError(t, Check(zap.NewNop(), dir, applied), applied)
+	}
+	err := Check(zap.NewNop(), dir, 301)
+	require.ErrorIs(t, err, ErrNoMark)
+	require.ErrorContains(t, err, dir)
+
+	torn := copyDir(t, dir)
+	b, err := os.ReadFile(lastSegment(t, torn))
+	require.NoError(t, err)
+	f, err := os.OpenFile(lastSegment(t, torn), os.O_RDWR, 0)
+	require.NoError(t, err)
+	end, _, err := readableEnd(f, 0)
+	require.NoError(t, err)
+	require.NoError(t, f.Truncate(end-8))
+	require.NoError(t, f.Close())
+	require.NoError(t, Check(zap.NewNop(), torn, 60))
+	require.NoFileExists(t, lastSegment(t, torn)+".broken")
+
+	b[end/2] ^= 1
+	require.NoError(t, os.WriteFile(lastSegment(t, dir), b, 0o600))
+	require.ErrorIs(t, Check(zap.NewNop(), dir, 60), ErrCorrupt)
+	all, err := segments(dir)
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(filepath.Join(dir, all[1].name)))
+	require.ErrorIs(t, Check(zap.NewNop(), dir, 60), ErrCorrupt)
+	require.ErrorIs(t, Check(zap.NewNop(), t.TempDir(), 0), ErrCorrupt)
+}
