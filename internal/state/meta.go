@@ -46,6 +46,20 @@ func decodeApplied(b []byte) (Applied, error) {
 // must be kept from there on.
 func Durable(eng engine.Engine) (Applied, error) { return readApplied(eng.Durable(appliedKey)) }
 
+// AppliedIn returns the position that a view of an engine is at.
+func AppliedIn(sn engine.Snapshot) (Applied, error) { return readApplied(sn.Get(appliedKey)) }
+
+// Put has a batch lead to this position. It is for an engine that is filled with a state from elsewhere; a
+// State does it for each of its batches.
+func (a Applied) Put(b *engine.Batch) error {
+	conf, err := proto.Marshal(a.Conf)
+	if err != nil {
+		return fmt.Errorf("state: encode the configuration at index %d: %w", a.Index, err)
+	}
+	b.Put(appliedKey, a.encode(conf))
+	return nil
+}
+
 func readApplied(b []byte, err error) (Applied, error) {
 	if errors.Is(err, engine.ErrNotFound) {
 		return Applied{Conf: &raftpb.ConfState{}}, nil
