@@ -156,6 +156,16 @@ func TestAuthServiceErrors(t *testing.T) {
 		"hash": func(c context.Context) error {
 			return second(pb.NewMaintenanceClient(s.conn).HashKV(c, &pb.HashKVRequest{}))
 		},
+		"hash of all": func(c context.Context) error {
+			return second(pb.NewMaintenanceClient(s.conn).Hash(c, &pb.HashRequest{}))
+		},
+		"snapshot": func(c context.Context) error {
+			stream, err := pb.NewMaintenanceClient(s.conn).Snapshot(c, &pb.SnapshotRequest{})
+			if err != nil {
+				return err
+			}
+			return second(stream.Recv())
+		},
 		"alarm": func(c context.Context) error {
 			return second(pb.NewMaintenanceClient(s.conn).Alarm(c, &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE}))
 		},

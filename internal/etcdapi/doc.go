@@ -104,12 +104,13 @@ type Limits struct {
 type Services struct {
 	member      Member
 	leases      Leases
+	backup      Backup
 	hub         *watch.Hub
 	limits      Limits
 	credentials Credentials
 }
 
 // New returns the services over a member.
-func New(m Member, l Leases, hub *watch.Hub, limits Limits, credentials Credentials) *Services {
-	return &Services{member: m, leases: l, hub: hub, limits: limits, credentials: credentials}
+func New(m Member, l Leases, b Backup, hub *watch.Hub, limits Limits, credentials Credentials) *Services {
+	return &Services{member: m, leases: l, backup: b, hub: hub, limits: limits, credentials: credentials}
 }

@@ -131,7 +131,7 @@ func (f *front) build(m *Member) (err error) {
 	if err != nil {
 		return err
 	}
-	etcdapi.New(m, lessor{m}, m.hub, etcdapi.Limits{
+	etcdapi.New(m, lessor{m}, newBackup(m), m.hub, etcdapi.Limits{
 		RequestBytes: int(m.cfg.MaxRequestBytes), TxnOps: int(m.cfg.MaxTxnOps), Space: m,
 	}, etcdapi.Credentials{
 		Tokens: m.users.tokens, Passwords: m.users.passwords, CertificateNames: m.cfg.ClientTLS.ClientCertAuth,

@@ -81,7 +81,7 @@ func openDirectory(ctx context.Context, cfg *config.Config, lg *zap.Logger) (dis
 	if err := d.acquire(ctx); err != nil {
 		return nil, err
 	}
-	if err := d.checkFormat(); err != nil {
+	if err := errors.Join(d.checkFormat(), d.removeExports()); err != nil {
 		return nil, errors.Join(err, d.close())
 	}
 	return d, nil
