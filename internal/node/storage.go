@@ -81,14 +81,25 @@ func openDirectory(ctx context.Context, cfg *config.Config, lg *zap.Logger) (dis
 	if err := d.acquire(ctx); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(d.checkFormat(), d.removeExports()); err != nil {
+	if err := d.prepare(ctx); err != nil {
 		return nil, errors.Join(err, d.close())
 	}
 	return d, nil
 }
 
-// checkForeign refuses directories of etcd's, and those that have lost the file that says whose they are:
-// it is written before everything else.
+// prepare brings a directory that this process holds into the form that a member opens.
+func (d *directory) prepare(ctx context.Context) error {
+	if err := d.takeOver(ctx); err != nil {
+		return err
+	}
+	if err := d.checkFormat(); err != nil {
+		return err
+	}
+	return d.removeExports()
+}
+
+// checkForeign refuses directories of etcd's proxy, and those that have lost the file that says whose they
+// are: it is written before everything else, unless the directory is one of etcd's that is taken over.
 func checkForeign(data, member, log string) error {
 	if exists(filepath.Join(data, "proxy")) {
 		return fmt.Errorf("%w: %s holds the data of an etcd v2 proxy", ErrForeign, data)
@@ -96,15 +107,15 @@ func checkForeign(data, member, log string) error {
 	if exists(filepath.Join(member, formatFile)) {
 		return nil
 	}
-	if db := filepath.Join(member, "snap", "db"); exists(db) {
-		return fmt.Errorf("%w: %s is the database of an etcd member, which this version cannot import; start with another --data-dir",
-			ErrForeign, db)
+	eng := filepath.Join(member, engineDir)
+	if exists(dbPath(member)) && !exists(eng) {
+		return nil // it is taken over
 	}
 	if wal.Exist(log) {
 		return fmt.Errorf("%w: %s is the raft log of another member, for %s has no %s file; start with another --data-dir or --wal-dir",
 			ErrForeign, log, member, formatFile)
 	}
-	if eng := filepath.Join(member, engineDir); exists(eng) {
+	if exists(eng) {
 		return fmt.Errorf("%w: %s is there but %s has no %s file that says what wrote it; restore the file, or start with another --data-dir",
 			ErrForeign, eng, member, formatFile)
 	}
@@ -146,12 +157,17 @@ func (d *directory) acquire(ctx context.Context) error {
 	}
 }
 
+// format is what a directory written by this version says.
+func (d *directory) format() Format {
+	return Format{Product: product, Format: formatVersion, Engine: d.engine}
+}
+
 func (d *directory) checkFormat() error {
 	path := filepath.Join(d.member, formatFile)
 	got, err := ReadFormat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return writeFormat(path, Format{Product: product, Format: formatVersion, Engine: d.engine})
+		return writeFormat(path, d.format())
 	case err != nil:
 		return err
 	case got.Engine != d.engine:
@@ -208,8 +224,11 @@ func (d *directory) free() (int64, error) {
 func (d *directory) close() error { return d.lock.Close() }
 
 // openEngine implements disk.
-func (d *directory) openEngine(fatal func(error)) (eng engine.Engine, err error) {
-	path := filepath.Join(d.member, engineDir)
+func (d *directory) openEngine(fatal func(error)) (engine.Engine, error) {
+	return d.openEngineIn(filepath.Join(d.member, engineDir), fatal)
+}
+
+func (d *directory) openEngineIn(path string, fatal func(error)) (eng engine.Engine, err error) {
 	if d.engine == config.EngineMemory {
 		eng, err = memory.Open(path, memory.Options{Logger: d.lg})
 	} else {

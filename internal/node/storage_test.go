@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/dolmen-io/dolmen/internal/config"
+	"github.com/dolmen-io/dolmen/internal/interchange"
 )
 
 // write makes a file and the directories above it.
@@ -40,9 +41,9 @@ func TestDataDirectoriesThatCannotBeUsed(t *testing.T) {
 		want    string // of the error
 	}{
 		{
-			"an etcd member's",
+			"a damaged etcd member's",
 			func(t *testing.T, cfg *config.Config) { write(t, "bolt", cfg.DataDir, "member", "snap", "db") },
-			ErrForeign, "is the database of an etcd member",
+			interchange.ErrDamaged, "take over the directory of an etcd member, which is left as it was",
 		},
 		{
 			"a log without a format",
