@@ -83,7 +83,8 @@ func (p *program) rootCommand() *cobra.Command {
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
 	root.SetUsageTemplate(usageTemplate)
-	root.AddCommand(p.ctlCommand(), p.checkCommand(), p.walCommand(), p.completionCommand(), p.versionCommand())
+	files := snapshotCommand(streams{out: p.stdout, err: p.stderr, terminal: p.terminal, listen: p.listen})
+	root.AddCommand(p.ctlCommand(), p.checkCommand(), p.walCommand(), files, p.completionCommand(), p.versionCommand())
 	for _, word := range etcdCommands() {
 		root.AddCommand(p.etcdOnlyCommand(word))
 	}
