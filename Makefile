@@ -11,7 +11,7 @@ ARGS    ?=
 # The least statement coverage of a package, in percent.
 COVERAGE ?= 75
 
-.PHONY: build run test cover etcdctl lint fuzz bench compat crash clean
+.PHONY: build run test cover etcdctl lint fuzz bench compat interchange crash clean
 
 build: ## bin/dolmen, and bin/etcd as a link to it
 	$(GO) build -buildvcs=auto -o $(OUT)/dolmen ./cmd/dolmen
@@ -54,6 +54,9 @@ compat: ## the long comparison with a real etcd, on each engine
 		echo "comparing with etcd, our engine is $$engine"; \
 		(cd tests && DOLMEN_TEST_ENGINE=$$engine $(GO) test -count=1 -v -timeout 60m ./compat -args -seeds 50 -steps 2000); \
 	done
+
+interchange: ## 100,000 keys from a real etcd to ours and back, on each engine
+	cd tests && $(GO) test -count=1 -v -timeout 60m ./interchange -run ThereAndBack -args -keys 100000
 
 crash: ## the long kill-and-restart and power-cut rounds, on each engine
 	$(GO) test -count=1 -v -timeout 60m ./internal/node -run Crash -args -rounds 100

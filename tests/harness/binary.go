@@ -23,6 +23,7 @@ var (
 	dolmenProgram  = program{name: "dolmen", env: "DOLMEN_BINARY", pkg: "./cmd/dolmen", dir: "..", raceable: true}
 	etcdProgram    = program{name: "etcd", env: "ETCD_BINARY", pkg: "go.etcd.io/etcd/server/v3", dir: "."}
 	etcdctlProgram = program{name: "etcdctl", env: "ETCDCTL_BINARY", pkg: "go.etcd.io/etcd/etcdctl/v3", dir: "."}
+	etcdutlProgram = program{name: "etcdutl", env: "ETCDUTL_BINARY", pkg: "go.etcd.io/etcd/etcdutl/v3", dir: "."}
 )
 
 // Each binary is built at most once per test process; which file that is does not change while it runs.
@@ -30,6 +31,7 @@ var (
 	dolmenBinary  = sync.OnceValues(dolmenProgram.build)
 	etcdBinary    = sync.OnceValues(etcdProgram.build)
 	etcdctlBinary = sync.OnceValues(etcdctlProgram.build)
+	etcdutlBinary = sync.OnceValues(etcdutlProgram.build)
 )
 
 // Etcdctl returns the path of the official etcdctl 3.7.3.
@@ -41,6 +43,9 @@ const QuickExit = "GORACE=atexit_sleep_ms=0"
 // OwnProgram returns the path of our own program, which is also a client: dolmen ctl.
 // Give it QuickExit in its environment.
 func OwnProgram() (string, error) { return dolmenBinary() }
+
+// Etcdutl returns the path of the official etcdutl 3.7.3.
+func Etcdutl() (string, error) { return etcdutlBinary() }
 
 func (p program) build() (string, error) {
 	if ready := os.Getenv(p.env); ready != "" {

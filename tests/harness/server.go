@@ -49,6 +49,7 @@ type Options struct {
 	Engine  string   // ours only: pebble or memory; "" = DOLMEN_TEST_ENGINE, else the default
 	NoFsync bool     // --unsafe-no-fsync: for comparisons, which never lose the page cache
 	Args    []string // further flags
+	DataDir string   // where the data is already; "" = a new directory
 
 	// TLS makes the client listener serve https and is how Dial and HTTPClient connect; the certificates that the server
 	// needs are flags in Args (see NewSecure). Nil means http.
@@ -82,12 +83,15 @@ type Server struct {
 	history  []*output
 }
 
-// Start starts a server with an empty data directory and returns when it is ready. The server is killed when the test
+// Start starts a server, with an empty data directory unless opts names one, and returns when it is ready. The server is killed when the test
 // ends; its log is shown if the test failed.
 func Start(tb testing.TB, kind Kind, opts Options) *Server {
 	tb.Helper()
 	s := &Server{Kind: kind, DataDir: filepath.Join(tb.TempDir(), kind.String()), tb: tb, opts: opts,
 		out: newOutput(0)}
+	if opts.DataDir != "" {
+		s.DataDir = opts.DataDir
+	}
 	tb.Cleanup(s.cleanup)
 	s.launch()
 	return s
