@@ -5,6 +5,7 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
 )
 
 // The bounds of what waits for the loop. etcd refuses proposals when more than 5000 entries are committed and not
@@ -48,7 +49,8 @@ type appliedBatch struct {
 type command struct {
 	kind   commandKind
 	member uint64
-	failed bool // of a snapshot
+	failed bool                           // of a snapshot
+	done   func(map[uint64]uint64, error) // of a question about progress
 }
 
 type commandKind int
@@ -57,6 +59,7 @@ const (
 	transferLeader commandKind = iota
 	reportUnreachable
 	reportSnapshot
+	askProgress
 )
 
 // inbox is where everything for the loop arrives. Putting something in never blocks and wakes the loop. What clients
@@ -130,14 +133,18 @@ func (in *inbox) message(m *raftpb.Message) error {
 	return nil
 }
 
-func (in *inbox) command(c command) {
+func (in *inbox) command(c command) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.mu.stopped || len(in.mu.commands) >= maxQueuedCommands {
-		return
+	switch {
+	case in.mu.stopped:
+		return ErrStopped
+	case len(in.mu.commands) >= maxQueuedCommands:
+		return ErrBusy
 	}
 	in.mu.commands = append(in.mu.commands, c)
 	in.poke()
+	return nil
 }
 
 func (in *inbox) applied(b Batch, changes []ConfChange) {
@@ -229,5 +236,16 @@ func (c command) run(rn *raft.RawNode) {
 			status = raft.SnapshotFailure
 		}
 		rn.ReportSnapshot(c.member, status)
+	case askProgress: // the loop answers it
 	}
+}
+
+// matches returns up to which index each member's log is known to equal ours, nil unless we lead.
+func matches(rn *raft.RawNode) map[uint64]uint64 {
+	if rn.BasicStatus().RaftState != raft.StateLeader {
+		return nil
+	}
+	all := map[uint64]uint64{}
+	rn.WithProgress(func(id uint64, _ raft.ProgressType, p tracker.Progress) { all[id] = p.Match })
+	return all
 }

@@ -33,6 +33,8 @@ type loop struct {
 	waiting []waitingProposal
 	reads   readRounds
 	full    bool // more is unflushed than may be, as the inbox was told
+
+	questions []func(map[uint64]uint64, error) // about progress; they came as commands, which are bounded
 }
 
 type waitingProposal struct {
@@ -130,6 +132,11 @@ func (l *loop) accept(in *arrivals) {
 		l.waiting = append(l.waiting, waitingProposal{Proposal: p, since: l.now})
 	}
 	l.reads.add(l.now, in.reads)
+	for _, c := range in.commands {
+		if c.kind == askProgress {
+			l.questions = append(l.questions, c.done)
+		}
+	}
 }
 
 // turn takes what has come in and hands out what follows from it.
@@ -155,6 +162,10 @@ func (l *loop) turn(in *arrivals) error {
 	for _, c := range in.commands {
 		c.run(l.core.rn)
 	}
+	for _, done := range l.questions {
+		done(matches(l.core.rn), nil)
+	}
+	l.questions = nil
 	if err := l.core.maybeCampaign(); err != nil {
 		return err
 	}
@@ -332,6 +343,10 @@ func (l *loop) fail(rs []reader, err error) {
 func (l *loop) stop() {
 	in := l.node.inbox.stop()
 	l.accept(&in)
+	for _, done := range l.questions {
+		done(nil, ErrStopped)
+	}
+	l.questions = nil
 	l.drop(l.waiting, ErrStopped)
 	l.waiting = nil
 	l.fail(l.reads.abandoned(), ErrStopped)

@@ -258,16 +258,27 @@ func (n *Node) Step(ctx context.Context, m *raftpb.Message) error {
 }
 
 // TransferLeader asks raft to hand leadership to a member. Status and LeaderChanged tell whether it did.
-func (n *Node) TransferLeader(id uint64) { n.inbox.command(command{kind: transferLeader, member: id}) }
+func (n *Node) TransferLeader(id uint64) {
+	_ = n.inbox.command(command{kind: transferLeader, member: id})
+}
+
+// Progress asks up to which index each member's log is known to match this one's; the answer is nil unless this member
+// leads. What was handed to the node before, and the conf changes that Applied brought, are taken by then. done is
+// called once, by the loop, when it must not block, or before Progress returns. Its error is ErrBusy or ErrStopped.
+func (n *Node) Progress(done func(matches map[uint64]uint64, err error)) {
+	if err := n.inbox.command(command{kind: askProgress, done: done}); err != nil {
+		done(nil, err)
+	}
+}
 
 // ReportUnreachable says that a message to a member was not delivered.
 func (n *Node) ReportUnreachable(id uint64) {
-	n.inbox.command(command{kind: reportUnreachable, member: id})
+	_ = n.inbox.command(command{kind: reportUnreachable, member: id}) // raft learns of it by itself, later
 }
 
 // ReportSnapshot says whether a snapshot has reached a member.
 func (n *Node) ReportSnapshot(id uint64, failed bool) {
-	n.inbox.command(command{kind: reportSnapshot, member: id, failed: failed})
+	_ = n.inbox.command(command{kind: reportSnapshot, member: id, failed: failed})
 }
 
 // Status returns the newest published status: one atomic load.

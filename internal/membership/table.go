@@ -118,7 +118,8 @@ func scan(s engine.Snapshot, table byte, fn func(id uint64, value []byte) error)
 func (t *Table) Snapshot() *View { return t.view }
 
 // Check reports whether Apply would accept the change. Its errors are rejections, the same on every
-// member: ErrRemoved, ErrExists, ErrNotFound, ErrPeerURLExists, ErrNotLearner, ErrTooManyLearners.
+// member: ErrRemoved, ErrExists, ErrNotFound, ErrPeerURLExists, ErrNotLearner, ErrTooManyLearners,
+// ErrLastVoter.
 func (t *Table) Check(c Change) error {
 	if t.view.Removed(c.ID) {
 		return ErrRemoved
@@ -128,6 +129,9 @@ func (t *Table) Check(c Change) error {
 	case c.Promote && !found, c.Kind == RemoveNode && !found:
 		return ErrNotFound
 	case c.Kind == RemoveNode:
+		if !m.IsLearner && t.view.lastVoter(c.ID) {
+			return ErrLastVoter // raft cannot do it either
+		}
 		return nil
 	case c.Kind == UpdateNode:
 		if !found {
