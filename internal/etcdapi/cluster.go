@@ -42,13 +42,7 @@ func (s cluster) MemberList(ctx context.Context, r *pb.MemberListRequest) (*pb.M
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	res := &pb.MemberListResponse{Header: s.header(0)}
-	for _, m := range v.Members.Members() {
-		res.Members = append(res.Members, &pb.Member{
-			ID: m.ID, Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, IsLearner: m.IsLearner,
-		})
-	}
-	return res, nil
+	return &pb.MemberListResponse{Header: s.header(0), Members: protoMembers(v.Members.Members())}, nil
 }
 
 // maintenance is the Maintenance service.

@@ -98,12 +98,15 @@ type Limits struct {
 	TxnOps int
 	// Space is asked before anything that adds data.
 	Space Space
+	// StrictReconfig refuses membership changes that put the quorum at risk.
+	StrictReconfig bool
 }
 
 // Services are the gRPC services of one member.
 type Services struct {
 	member      Member
 	leases      Leases
+	operator    Operator
 	backup      Backup
 	hub         *watch.Hub
 	limits      Limits
@@ -111,6 +114,6 @@ type Services struct {
 }
 
 // New returns the services over a member.
-func New(m Member, l Leases, b Backup, hub *watch.Hub, limits Limits, credentials Credentials) *Services {
-	return &Services{member: m, leases: l, backup: b, hub: hub, limits: limits, credentials: credentials}
+func New(m Member, l Leases, o Operator, b Backup, hub *watch.Hub, limits Limits, credentials Credentials) *Services {
+	return &Services{member: m, leases: l, operator: o, backup: b, hub: hub, limits: limits, credentials: credentials}
 }

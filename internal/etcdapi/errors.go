@@ -28,6 +28,16 @@ var (
 	ErrLeaseGone = errors.New("etcdapi: no such lease")
 )
 
+// Errors of an Operator.
+var (
+	// ErrNoLeader says that nobody leads the cluster.
+	ErrNoLeader = errors.New("etcdapi: no leader")
+	// ErrApplyTimeout says that this member did not apply in time what it has committed.
+	ErrApplyTimeout = errors.New("etcdapi: applying takes too long")
+	// ErrTransferTimeout says that the client did not wait for another member to lead.
+	ErrTransferTimeout = errors.New("etcdapi: leader transfer took too long")
+)
+
 // statusBusy has no code, as in etcd, whose table names the client's error here.
 var statusBusy = status.Error(codes.Unknown, rpctypes.ErrorDesc(rpctypes.ErrGRPCRequestTooManyRequests))
 
@@ -44,12 +54,16 @@ var statuses = []struct{ err, status error }{
 	{lease.ErrTTLTooLarge, rpctypes.ErrGRPCLeaseTTLTooLarge},
 	// etcd has no status for this one: clients see its text with an unknown code.
 	{lease.ErrNotPrimary, status.Error(codes.Unknown, "not a primary lessor")},
-	{membership.ErrRemoved, rpctypes.ErrGRPCMemberExist},
+	// As etcd's, also for adding one again.
+	{membership.ErrRemoved, rpctypes.ErrGRPCMemberNotFound},
 	{membership.ErrExists, rpctypes.ErrGRPCMemberExist},
 	{membership.ErrNotFound, rpctypes.ErrGRPCMemberNotFound},
 	{membership.ErrPeerURLExists, rpctypes.ErrGRPCPeerURLExist},
 	{membership.ErrNotLearner, rpctypes.ErrGRPCMemberNotLearner},
 	{membership.ErrTooManyLearners, rpctypes.ErrGRPCTooManyLearners},
+	{membership.ErrUnhealthy, rpctypes.ErrGRPCUnhealthy},
+	{membership.ErrNotEnoughStarted, notEnoughStarted},
+	{membership.ErrLastVoter, notEnoughStarted},
 	{auth.ErrNotEnabled, rpctypes.ErrGRPCAuthNotEnabled},
 	{auth.ErrRootUserNotFound, rpctypes.ErrGRPCRootUserNotExist},
 	{auth.ErrRootRoleNotFound, rpctypes.ErrGRPCRootRoleNotExist},
@@ -74,7 +88,16 @@ var statuses = []struct{ err, status error }{
 	{ErrTimeout, rpctypes.ErrGRPCTimeout},
 	{ErrTooLarge, rpctypes.ErrGRPCRequestTooLarge},
 	{ErrCanceled, rpctypes.ErrGRPCCanceled},
+	{ErrNoLeader, rpctypes.ErrGRPCNoLeader},
+	{ErrApplyTimeout, rpctypes.ErrGRPCTimeoutWaitAppliedIndex},
+	{ErrTransferTimeout, status.Error(codes.Unknown, "etcdserver: request timed out, leader transfer took too long")},
 }
+
+// Etcd has no codes for these either.
+var (
+	notEnoughStarted = status.Error(codes.Unknown, rpctypes.ErrorDesc(rpctypes.ErrGRPCMemberNotEnoughStarted))
+	unknownMethod    = status.Error(codes.Unknown, "etcdserver: unknown method")
+)
 
 // toStatus returns the error as a client receives it.
 func toStatus(err error) error {

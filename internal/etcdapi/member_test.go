@@ -187,6 +187,7 @@ type fixture struct {
 	ctx      context.Context
 	member   *member
 	clock    *clock
+	operator *fakeOperator
 	copies   *copies
 	services *Services
 	conn     *grpc.ClientConn
@@ -211,7 +212,8 @@ func newFixture(t *testing.T, opts ...grpc.ServerOption) *fixture {
 	})
 	f := &fixture{t: t, ctx: ctx, member: m, clock: &clock{state: s}, copies: &copies{}}
 	m.credentials = newCredentials(t)
-	f.services = New(m, f.clock, f.copies, m.hub, Limits{RequestBytes: 1 << 20, TxnOps: 128, Space: m}, m.credentials)
+	f.operator = &fakeOperator{member: m}
+	f.services = New(m, f.clock, f.operator, f.copies, m.hub, Limits{RequestBytes: 1 << 20, TxnOps: 128, Space: m, StrictReconfig: true}, m.credentials)
 	server := grpc.NewServer(append(opts, grpc.ForceServerCodecV2(rawCodec{encoding.GetCodecV2(grpcproto.Name)}))...)
 	f.services.Register(server)
 	ln := bufconn.Listen(1 << 20)

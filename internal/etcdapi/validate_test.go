@@ -201,7 +201,13 @@ func TestStatuses(t *testing.T) {
 		{lease.ErrExists, codes.FailedPrecondition, "etcdserver: lease already exists"},
 		{lease.ErrTTLTooLarge, codes.OutOfRange, "etcdserver: too large lease TTL"},
 		{lease.ErrNotPrimary, codes.Unknown, "not a primary lessor"},
-		{membership.ErrRemoved, codes.FailedPrecondition, "etcdserver: member ID already exist"},
+		{membership.ErrRemoved, codes.NotFound, "etcdserver: member not found"},
+		{membership.ErrNotEnoughStarted, codes.Unknown, "etcdserver: re-configuration failed due to not enough started members"},
+		{membership.ErrLastVoter, codes.Unknown, "etcdserver: re-configuration failed due to not enough started members"},
+		{membership.ErrUnhealthy, codes.Unavailable, "etcdserver: unhealthy cluster"},
+		{ErrNoLeader, codes.Unavailable, "etcdserver: no leader"},
+		{ErrApplyTimeout, codes.Unavailable, "etcdserver: request timed out, waiting for the applied index took too long"},
+		{ErrTransferTimeout, codes.Unknown, "etcdserver: request timed out, leader transfer took too long"},
 		{membership.ErrExists, codes.FailedPrecondition, "etcdserver: member ID already exist"},
 		{membership.ErrNotFound, codes.NotFound, "etcdserver: member not found"},
 		{membership.ErrPeerURLExists, codes.FailedPrecondition, "etcdserver: Peer URLs already exists"},
@@ -250,6 +256,6 @@ func TestStatuses(t *testing.T) {
 		})
 	}
 	require.NoError(t, toStatus(nil))
-	require.Len(t, statuses, 40, "a mapping that the table above does not know")
+	require.Len(t, statuses, 46, "a mapping that the table above does not know")
 	require.Equal(t, &pb.AlarmMember{MemberID: 3, Alarm: pb.AlarmType_CORRUPT}, alarmMember(alarm.Alarm{Member: 3, Type: alarm.Corrupt}))
 }

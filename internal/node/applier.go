@@ -11,6 +11,7 @@ import (
 
 	"github.com/dolmen-io/dolmen/internal/consensus"
 	"github.com/dolmen-io/dolmen/internal/lease"
+	"github.com/dolmen-io/dolmen/internal/membership"
 	"github.com/dolmen-io/dolmen/internal/state"
 	"github.com/dolmen-io/dolmen/internal/watch"
 )
@@ -31,6 +32,9 @@ type applier struct {
 	flusher *flusher
 	quota   *quota
 	slow    time.Duration
+	// members gets a token, of which there is one, when the membership or the cluster's version has changed.
+	members chan struct{}
+	newest  *membership.View
 }
 
 func (a *applier) run() error {
@@ -87,9 +91,17 @@ func (a *applier) apply(b consensus.Batch) error {
 	if turn.OverQuota {
 		a.quota.exceeded()
 	}
+	// Before the answers: who has one for a membership change can then ask whether raft has taken it too.
+	a.cons.Applied(b, turn.Confs)
 	a.pending.finish(turn.Outcomes)
 	a.applied.reach(turn.View.Applied.Index)
-	a.cons.Applied(b, turn.Confs)
+	if turn.View.Members != a.newest {
+		a.newest = turn.View.Members
+		select {
+		case a.members <- struct{}{}:
+		default:
+		}
+	}
 	a.flusher.note(len(entries), size)
 	if took := now.Sub(start); took > a.slow {
 		a.lg.Warn("apply request took too long", zap.Duration("took", took), zap.Duration("expected-duration", a.slow),

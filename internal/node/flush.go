@@ -58,6 +58,11 @@ func (f *flusher) note(entries, bytes int) {
 		return
 	}
 	f.entries, f.bytes = 0, 0
+	f.ask()
+}
+
+// ask asks for a flush.
+func (f *flusher) ask() {
 	select {
 	case f.wake <- struct{}{}:
 	default: // one is asked for already

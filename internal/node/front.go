@@ -131,8 +131,8 @@ func (f *front) build(m *Member) (err error) {
 	if err != nil {
 		return err
 	}
-	etcdapi.New(m, lessor{m}, newBackup(m), m.hub, etcdapi.Limits{
-		RequestBytes: int(m.cfg.MaxRequestBytes), TxnOps: int(m.cfg.MaxTxnOps), Space: m,
+	etcdapi.New(m, lessor{m}, operator{m}, newBackup(m), m.hub, etcdapi.Limits{
+		RequestBytes: int(m.cfg.MaxRequestBytes), TxnOps: int(m.cfg.MaxTxnOps), Space: m, StrictReconfig: m.cfg.StrictReconfigCheck,
 	}, etcdapi.Credentials{
 		Tokens: m.users.tokens, Passwords: m.users.passwords, CertificateNames: m.cfg.ClientTLS.ClientCertAuth,
 	}).Register(f.rpc)

@@ -66,7 +66,7 @@ func (w web) Probe(ctx context.Context, serializable bool) error {
 func (w web) Versions() httpapi.Versions {
 	v := w.m.state.View()
 	defer v.Release()
-	return httpapi.Versions{Server: serverVersion, Cluster: v.Members.Version(), Storage: v.Members.Version()}
+	return httpapi.Versions{Server: serverVersion, Cluster: v.Members.Version(), Storage: *w.m.versions.storage.Load()}
 }
 
 // Members implements httpapi.Backend.

@@ -58,6 +58,7 @@ func registerMetrics(r prometheus.Registerer, m *Member) error {
 		func() float64 { return float64(m.state.Users().Revision()) })
 	registerWatchMetrics(gauge, counter, m)
 	errs = append(errs, m.applier.remover.metrics.register(r))
+	add(m.versions.metric)
 	constant := func(name, label, value string) {
 		add(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: name, Help: "Always 1; the label says which.", ConstLabels: prometheus.Labels{label: value},

@@ -48,6 +48,10 @@ type Member struct {
 	peers   *peerHashes
 	ids     *idutil.Generator
 	front   *front
+	others  peers
+
+	versions     *versions
+	defragmenter *defragmenter
 
 	ready, done, stopping chan struct{}
 	stop                  sync.Once
@@ -103,10 +107,15 @@ func Open(ctx context.Context, cfg *config.Config, lg *zap.Logger) (*Member, err
 
 // openOn is Open on any disk.
 func openOn(ctx context.Context, cfg *config.Config, lg *zap.Logger, disk opener) (*Member, error) {
+	return openAmong(ctx, cfg, lg, disk, alone{})
+}
+
+// openAmong is Open on any disk and among any peers.
+func openAmong(ctx context.Context, cfg *config.Config, lg *zap.Logger, disk opener, others peers) (*Member, error) {
 	m := &Member{
 		cfg: cfg, lg: lg, patience: requestBase + 2*cfg.ElectionTimeout,
-		pending: newPending(),
-		ready:   make(chan struct{}), done: make(chan struct{}), stopping: make(chan struct{}),
+		pending: newPending(), others: others,
+		ready: make(chan struct{}), done: make(chan struct{}), stopping: make(chan struct{}),
 		failure: make(chan error, 1), background: newGroup(), core: newGroup(),
 	}
 	var err error
@@ -165,7 +174,9 @@ func (m *Member) open(ctx context.Context, disk opener) (err error) {
 		return err
 	}
 	m.logStart(applied)
-	m.build()
+	if err := m.build(); err != nil {
+		return err
+	}
 	return m.front.build(m)
 }
 
@@ -187,7 +198,7 @@ func (m *Member) openConsensus(c consensus.Config) (err error) {
 }
 
 // build makes the parts that run on top of storage and consensus.
-func (m *Member) build() {
+func (m *Member) build() (err error) {
 	m.ids = idutil.NewGenerator(uint16(m.id.member), time.Now())
 	m.hub = watch.New(m.state, watch.Options{ProgressInterval: m.cfg.WatchProgressNotifyInterval})
 	m.expiry = lease.NewExpiry(lease.Options{RetryAfter: m.patience}, time.Now())
@@ -217,7 +228,13 @@ func (m *Member) build() {
 			lg: m.lg, state: m.state, eng: m.eng, hasher: m.hasher, pace: pace,
 			metrics: newCompactionMetrics(), removed: newMilestones(removedUpTo(m.state.Removed())),
 		},
+		members: make(chan struct{}, 1),
 	}
+	m.defragmenter = &defragmenter{lg: m.lg, eng: m.eng}
+	v := m.state.View()
+	defer v.Release()
+	m.versions, err = openVersions(v.Members)
+	return err
 }
 
 // run starts the goroutines. From the bottom up: what writes the log, what applies it, what lives from it.
@@ -235,6 +252,7 @@ func (m *Member) run() {
 	m.start(&m.background, "corruption checks", m.checkData)
 	m.start(&m.background, "quota", m.quota.run)
 	m.start(&m.background, "free space", m.space.run)
+	m.start(&m.background, "versions", m.keepVersions)
 	m.front.serve(m)
 	go m.supervise()
 }
@@ -315,7 +333,7 @@ func (m *Member) Status() etcdapi.Status {
 	sizes := m.sizes()
 	down := v.Members.Downgrade()
 	return etcdapi.Status{
-		Version: serverVersion, StorageVersion: v.Members.Version(),
+		Version: serverVersion, StorageVersion: *m.versions.storage.Load(),
 		DiskBytes: sizes.total, LiveBytes: sizes.inUse, QuotaBytes: m.quota.limit,
 		Leader: st.Lead, RaftIndex: st.Commit, RaftApplied: v.Applied.Index, IsLearner: st.IsLearner,
 		DowngradeEnabled: down.Enabled, DowngradeTarget: down.TargetVersion,

@@ -19,11 +19,8 @@ import (
 // serverVersion is the etcd version that this server is, in behaviour and on the wire.
 var serverVersion = version.Version
 
-// clusterVersion is the version of a cluster whose members are all of ours: the minor version.
-const clusterVersion = "3.7.0"
-
 // publish tells the cluster this member's name and client URLs, which is what makes it one that has
-// started, then sees to it that the cluster has a version. It ends when both are done.
+// started. It ends when that is done.
 func (m *Member) publish(ctx context.Context) error {
 	urls := make([]string, 0, len(m.cfg.AdvertiseClientURLs))
 	for _, u := range m.cfg.AdvertiseClientURLs {
@@ -48,17 +45,6 @@ func (m *Member) publish(ctx context.Context) error {
 		zap.String("local-member-attributes", m.cfg.Name), zap.Strings("client-urls", urls),
 		zap.Duration("publish-timeout", m.patience))
 	close(m.ready)
-	version := func() *pb.InternalRaftRequest {
-		return &pb.InternalRaftRequest{ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: clusterVersion}}
-	}
-	decided := func() bool {
-		v := m.state.View()
-		defer v.Release()
-		return v.Members.Version() != ""
-	}
-	if !decided() && m.insist(ctx, "set the cluster version", version, decided) {
-		m.lg.Info("set initial cluster version", zap.String("cluster-version", clusterVersion))
-	}
 	return nil
 }
 

@@ -52,11 +52,16 @@ func (m *Member) propose(ctx context.Context, req *pb.InternalRaftRequest) (stat
 	if uint(len(data)) > m.cfg.MaxRequestBytes {
 		return state.Result{}, etcdapi.ErrTooLarge
 	}
+	return m.decide(ctx, id, raftpb.EntryNormal, data)
+}
+
+// decide hands an entry with the request ID to the log and waits for what applying it leads to.
+func (m *Member) decide(ctx context.Context, id uint64, kind raftpb.EntryType, data []byte) (state.Result, error) {
 	c, err := m.pending.add(id)
 	if err != nil {
 		return state.Result{}, err
 	}
-	err = m.cons.Propose(consensus.Proposal{Type: raftpb.EntryNormal, Data: data, Dropped: func(err error) {
+	err = m.cons.Propose(consensus.Proposal{Type: kind, Data: data, Dropped: func(err error) {
 		if c := m.pending.remove(id); c != nil {
 			c.finish(answer{err: err})
 		}

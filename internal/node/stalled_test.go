@@ -45,7 +45,8 @@ func TestStalledClientCostsNoLease(t *testing.T) {
 	require.NoError(t, err)
 	require.NotNil(t, header)
 
-	require.Eventually(t, m.primary.Load, testPatience, time.Millisecond) // nobody reads patience any more
+	require.Eventually(t, func() bool { return m.primary.Load() && *m.versions.storage.Load() != "" },
+		testPatience, time.Millisecond) // nobody reads patience any more
 	m.patience = time.Second
 	stop(t, m)
 	require.Len(t, lines.FilterMessage("some requests were cut off").All(), 1)

@@ -61,8 +61,14 @@ func (m *Member) close() error {
 	if m.log != nil {
 		errs = append(errs, m.log.Close())
 	}
+	if m.defragmenter != nil {
+		m.defragmenter.stop()
+	}
 	if m.eng != nil {
 		errs = append(errs, m.eng.Close())
+	}
+	if err := errors.Join(errs...); err == nil && m.defragmenter != nil {
+		m.defragmenter.running.Wait() // closing the engine has ended it
 	}
 	if m.disk != nil {
 		errs = append(errs, m.disk.close())

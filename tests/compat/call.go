@@ -40,6 +40,20 @@ func method(req proto.Message) (path string, resp proto.Message) {
 		return pb.Maintenance_Alarm_FullMethodName, new(pb.AlarmResponse)
 	case *pb.HashKVRequest:
 		return pb.Maintenance_HashKV_FullMethodName, new(pb.HashKVResponse)
+	case *pb.MemberAddRequest:
+		return pb.Cluster_MemberAdd_FullMethodName, new(pb.MemberAddResponse)
+	case *pb.MemberRemoveRequest:
+		return pb.Cluster_MemberRemove_FullMethodName, new(pb.MemberRemoveResponse)
+	case *pb.MemberUpdateRequest:
+		return pb.Cluster_MemberUpdate_FullMethodName, new(pb.MemberUpdateResponse)
+	case *pb.MemberPromoteRequest:
+		return pb.Cluster_MemberPromote_FullMethodName, new(pb.MemberPromoteResponse)
+	case *pb.MoveLeaderRequest:
+		return pb.Maintenance_MoveLeader_FullMethodName, new(pb.MoveLeaderResponse)
+	case *pb.DowngradeRequest:
+		return pb.Maintenance_Downgrade_FullMethodName, new(pb.DowngradeResponse)
+	case *pb.DefragmentRequest:
+		return pb.Maintenance_Defragment_FullMethodName, new(pb.DefragmentResponse)
 	case *healthpb.HealthCheckRequest:
 		return healthpb.Health_Check_FullMethodName, new(healthpb.HealthCheckResponse)
 	}

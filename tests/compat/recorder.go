@@ -25,6 +25,9 @@ const answerDeadline = 15 * time.Second
 // chosenLease is the number under which a transcript shows the first lease id that a server chose; the next counts on.
 const chosenLease = 500_000
 
+// chosenMember is the same for members.
+const chosenMember = 600_000
+
 var showTranscript = flag.Bool("transcript", false, "show etcd's transcript of each scenario")
 
 // Recorder runs one scenario against one server and writes its transcript. A scenario uses it from one goroutine.
@@ -92,6 +95,12 @@ func (r *Recorder) DoContext(ctx context.Context, req proto.Message) proto.Messa
 	if grant, ok := resp.(*pb.LeaseGrantResponse); ok && req.(*pb.LeaseGrantRequest).ID == 0 {
 		r.notef("the server chose a positive id: %v", grant.ID > 0)
 		r.text.aliases[grant.ID] = int64(chosenLease + len(r.text.aliases))
+	}
+	if add, ok := resp.(*pb.MemberAddResponse); ok {
+		if r.text.members == nil {
+			r.text.members = map[uint64]uint64{}
+		}
+		r.text.members[add.Member.ID] = uint64(chosenMember + len(r.text.members))
 	}
 	r.notef("< %s", r.text.render(resp))
 	return resp

@@ -24,6 +24,8 @@ const slackSeconds = 300
 // renderer turns messages into comparable text.
 type renderer struct {
 	aliases map[int64]int64 // server-chosen lease id -> the number it is shown as
+	// members are the ids of members added here, which depend on the time, and what each is shown as.
+	members map[uint64]uint64
 }
 
 // render returns m in one line, with what legitimately differs between two runs made equal.
@@ -39,6 +41,9 @@ func (r *renderer) render(m proto.Message) string {
 		normalizeStatus(m)
 	case *pb.AlarmResponse:
 		sort.Slice(m.Alarms, func(i, j int) bool { return m.Alarms[i].String() < m.Alarms[j].String() })
+	case interface{ GetMembers() []*pb.Member }:
+		members := m.GetMembers() // ascending by id
+		sort.Slice(members, func(i, j int) bool { return fmt.Sprint(members[i].PeerURLs) < fmt.Sprint(members[j].PeerURLs) })
 	}
 	rewrite(m.ProtoReflect(), r.field)
 	text := prototext.MarshalOptions{}.Format(m)
@@ -68,6 +73,10 @@ func (r *renderer) field(fd protoreflect.FieldDescriptor, v protoreflect.Value) 
 	case protoreflect.Int64Kind:
 		if alias, ok := r.aliases[v.Int()]; ok && (fd.Name() == "ID" || fd.Name() == "lease") {
 			return protoreflect.ValueOfInt64(alias)
+		}
+	case protoreflect.Uint64Kind:
+		if alias, ok := r.members[v.Uint()]; ok {
+			return protoreflect.ValueOfUint64(alias)
 		}
 	case protoreflect.BytesKind:
 		if b := v.Bytes(); len(b) > maxShownBytes {
