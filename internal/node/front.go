@@ -20,6 +20,7 @@ import (
 
 	"github.com/dolmen-io/dolmen/internal/certs"
 	"github.com/dolmen-io/dolmen/internal/config"
+	"github.com/dolmen-io/dolmen/internal/coordination"
 	"github.com/dolmen-io/dolmen/internal/etcdapi"
 	"github.com/dolmen-io/dolmen/internal/rpc"
 )
@@ -29,6 +30,8 @@ type front struct {
 	lg       *zap.Logger
 	registry *prometheus.Registry
 	rpc      *rpc.Server
+	// coordination has services that wait for keys of others.
+	coordination *coordination.Services
 
 	client, web, metrics, peer []*listener
 
@@ -131,11 +134,15 @@ func (f *front) build(m *Member) (err error) {
 	if err != nil {
 		return err
 	}
-	etcdapi.New(m, lessor{m}, operator{m}, newBackup(m), m.hub, etcdapi.Limits{
+	services := etcdapi.New(m, lessor{m}, operator{m}, newBackup(m), m.hub, etcdapi.Limits{
 		RequestBytes: int(m.cfg.MaxRequestBytes), TxnOps: int(m.cfg.MaxTxnOps), Space: m, StrictReconfig: m.cfg.StrictReconfigCheck,
 	}, etcdapi.Credentials{
 		Tokens: m.users.tokens, Passwords: m.users.passwords, CertificateNames: m.cfg.ClientTLS.ClientCertAuth,
-	}).Register(f.rpc)
+	})
+	services.Register(f.rpc)
+	f.coordination = coordination.New(f.lg)
+	services.Register(f.coordination)
+	f.coordination.Register(f.rpc)
 	return f.handlers(m)
 }
 
@@ -219,6 +226,7 @@ const peerPatience = time.Second
 // shutdown refuses new work and waits for what is in flight, until ctx ends; peers have less time. What
 // remains then is cut off.
 func (f *front) shutdown(ctx context.Context) error {
+	f.coordination.Stop()
 	peers := make(chan error, 1)
 	f.serving.Go(func() {
 		ctx, cancel := context.WithTimeout(ctx, peerPatience)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
 	"google.golang.org/grpc"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/proto"
@@ -54,6 +56,18 @@ func method(req proto.Message) (path string, resp proto.Message) {
 		return pb.Maintenance_Downgrade_FullMethodName, new(pb.DowngradeResponse)
 	case *pb.DefragmentRequest:
 		return pb.Maintenance_Defragment_FullMethodName, new(pb.DefragmentResponse)
+	case *v3lockpb.LockRequest:
+		return v3lockpb.Lock_Lock_FullMethodName, new(v3lockpb.LockResponse)
+	case *v3lockpb.UnlockRequest:
+		return v3lockpb.Lock_Unlock_FullMethodName, new(v3lockpb.UnlockResponse)
+	case *v3electionpb.CampaignRequest:
+		return v3electionpb.Election_Campaign_FullMethodName, new(v3electionpb.CampaignResponse)
+	case *v3electionpb.ProclaimRequest:
+		return v3electionpb.Election_Proclaim_FullMethodName, new(v3electionpb.ProclaimResponse)
+	case *v3electionpb.LeaderRequest:
+		return v3electionpb.Election_Leader_FullMethodName, new(v3electionpb.LeaderResponse)
+	case *v3electionpb.ResignRequest:
+		return v3electionpb.Election_Resign_FullMethodName, new(v3electionpb.ResignResponse)
 	case *healthpb.HealthCheckRequest:
 		return healthpb.Health_Check_FullMethodName, new(healthpb.HealthCheckResponse)
 	}
