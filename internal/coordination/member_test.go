@@ -9,11 +9,13 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/authpb"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/dolmen-io/dolmen/embed"
@@ -33,6 +35,7 @@ type running struct {
 	lease    pb.LeaseClient
 	lock     v3lockpb.LockClient
 	election v3electionpb.ElectionClient
+	auth     pb.AuthClient
 }
 
 func start(t *testing.T, dir string) *running {
@@ -47,7 +50,7 @@ func start(t *testing.T, dir string) *running {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, conn.Close()) })
 	return &running{t: t, ctx: ctx, member: m, kv: pb.NewKVClient(conn), lease: pb.NewLeaseClient(conn),
-		lock: v3lockpb.NewLockClient(conn), election: v3electionpb.NewElectionClient(conn)}
+		lock: v3lockpb.NewLockClient(conn), election: v3electionpb.NewElectionClient(conn), auth: pb.NewAuthClient(conn)}
 }
 
 func (r *running) grant(id int64) {
@@ -205,3 +208,55 @@ func TestRequestsThatCannotBe(t *testing.T) {
 	require.NoError(t, err)
 	nobody(t)
 }
+
+// TestUsersOfLocks: a lock is its caller's doing, also what is cleaned up after the caller has gone.
+func TestUsersOfLocks(t *testing.T) {
+	r := start(t, t.TempDir())
+	for _, step := range []func() error{
+		func() error {
+			return second(r.auth.UserAdd(r.ctx, &pb.AuthUserAddRequest{Name: "root", Password: "p"}))
+		},
+		func() error { return second(r.auth.UserAdd(r.ctx, &pb.AuthUserAddRequest{Name: "u", Password: "p"})) },
+		func() error { return second(r.auth.RoleAdd(r.ctx, &pb.AuthRoleAddRequest{Name: "r"})) },
+		func() error {
+			return second(r.auth.RoleGrantPermission(r.ctx, &pb.AuthRoleGrantPermissionRequest{Name: "r", Perm: &authpb.Permission{
+				PermType: authpb.READWRITE, Key: []byte("a/"), RangeEnd: []byte("a0"),
+			}}))
+		},
+		func() error { return second(r.auth.RoleAdd(r.ctx, &pb.AuthRoleAddRequest{Name: "root"})) },
+		func() error {
+			return second(r.auth.UserGrantRole(r.ctx, &pb.AuthUserGrantRoleRequest{User: "root", Role: "root"}))
+		},
+		func() error {
+			return second(r.auth.UserGrantRole(r.ctx, &pb.AuthUserGrantRoleRequest{User: "u", Role: "r"}))
+		},
+		func() error { return second(r.auth.AuthEnable(r.ctx, &pb.AuthEnableRequest{})) },
+	} {
+		require.NoError(t, step())
+	}
+	login := func(name string) context.Context {
+		res, err := r.auth.Authenticate(r.ctx, &pb.AuthenticateRequest{Name: name, Password: "p"})
+		require.NoError(t, err)
+		return metadata.AppendToOutgoingContext(r.ctx, "token", res.GetToken())
+	}
+	nobodyKnown, u := r.ctx, login("u")
+	r.ctx = login("root") // who looks at everything
+	_, err := r.lock.Lock(nobodyKnown, &v3lockpb.LockRequest{Name: []byte("a")})
+	require.ErrorContains(t, err, "code = Unknown desc = etcdserver: user name is empty")
+	_, err = r.lock.Lock(u, &v3lockpb.LockRequest{Name: []byte("b")})
+	require.ErrorContains(t, err, "code = Unknown desc = etcdserver: permission denied")
+	held, err := r.lock.Lock(u, &v3lockpb.LockRequest{Name: []byte("a")})
+	require.NoError(t, err)
+	r.grant(11)
+	ctx, cancel := context.WithCancel(u)
+	done := make(chan error, 1)
+	go func() { done <- second(r.lock.Lock(ctx, &v3lockpb.LockRequest{Name: []byte("a"), Lease: 11})) }()
+	r.await(2)
+	cancel()
+	require.Equal(t, codes.Canceled, status.Code(<-done))
+	r.await(1)
+	require.NoError(t, second(r.lock.Unlock(u, &v3lockpb.UnlockRequest{Key: held.GetKey()})))
+	r.await(0)
+}
+
+func second[T any](_ T, err error) error { return err }

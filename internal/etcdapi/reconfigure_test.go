@@ -238,3 +238,32 @@ func TestDowngrade(t *testing.T) {
 	defer v.Release()
 	require.False(t, v.Members.Downgrade().Enabled)
 }
+
+// TestOperatorsAreAdministrators: nobody else gets as far as the checks.
+func TestOperatorsAreAdministrators(t *testing.T) {
+	s := newSecured(t)
+	c, m := pb.NewClusterClient(s.conn), pb.NewMaintenanceClient(s.conn)
+	urls := []string{"http://a:1"}
+	for name, ask := range map[string]func(context.Context) error{
+		"MemberAdd": func(ctx context.Context) error {
+			return second(c.MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: urls}))
+		},
+		"MemberRemove": func(ctx context.Context) error { return second(c.MemberRemove(ctx, &pb.MemberRemoveRequest{ID: 1})) },
+		"MemberUpdate": func(ctx context.Context) error {
+			return second(c.MemberUpdate(ctx, &pb.MemberUpdateRequest{ID: 1, PeerURLs: urls}))
+		},
+		"MemberPromote": func(ctx context.Context) error {
+			return second(c.MemberPromote(ctx, &pb.MemberPromoteRequest{ID: 1}))
+		},
+		"MoveLeader": func(ctx context.Context) error { return second(m.MoveLeader(ctx, &pb.MoveLeaderRequest{TargetID: 1})) },
+		"Defragment": func(ctx context.Context) error { return second(m.Defragment(ctx, &pb.DefragmentRequest{})) },
+		"Downgrade":  func(ctx context.Context) error { return second(m.Downgrade(ctx, &pb.DowngradeRequest{})) },
+	} {
+		requireStatus(t, rpctypes.ErrGRPCUserEmpty, ask(s.ctx))
+		requireStatus(t, rpctypes.ErrGRPCPermissionDenied, ask(s.u))
+		if err := ask(s.root); err != nil {
+			require.NotContains(t, err.Error(), "permission", name)
+		}
+	}
+	require.Equal(t, 1, s.operator.defrags)
+}
