@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
@@ -33,6 +34,10 @@ func (a *access) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, unknownHost(host), http.StatusMisdirectedRequest)
 		return
 	}
+	if a.losesName(r) {
+		http.Error(w, "CommonName of client sending a request against gateway will be ignored and not used as expected", http.StatusBadRequest)
+		return
+	}
 	if origin := r.Header.Get("Origin"); allowed(a.cfg.CORS, "*") {
 		addCORS(w, "*")
 	} else if allowed(a.cfg.CORS, origin) {
@@ -43,6 +48,17 @@ func (a *access) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.next.ServeHTTP(w, r)
+}
+
+// losesName reports whether a client relies on its certificate to say who it is, where that is not seen.
+func (a *access) losesName(r *http.Request) bool {
+	if r.TLS == nil || a.cfg.Gateway == nil || a.cfg.NamesInCertificates == nil || !strings.HasPrefix(r.URL.Path, "/v3/") ||
+		!a.cfg.NamesInCertificates() {
+		return false
+	}
+	return slices.ContainsFunc(r.TLS.VerifiedChains, func(chain []*x509.Certificate) bool {
+		return len(chain) > 0 && chain[0].Subject.CommonName != ""
+	})
 }
 
 func hostname(hostport string) string {

@@ -71,6 +71,12 @@ type Config struct {
 	// without TLS; none or "*" allows all.
 	CORS          []string
 	HostWhitelist []string
+	// Gateway serves /v3/, nil for none.
+	Gateway *Gateway
+	// NamesInCertificates, if set, reports whether the common name of a client's certificate says who asks
+	// while users are asked for. Through the gateway it does not reach the services, so such a client is
+	// refused there.
+	NamesInCertificates func() bool
 }
 
 // Handlers are the handlers of a member's three kinds of address.
@@ -105,6 +111,9 @@ func New(cfg Config) (*Handlers, error) {
 	client.Handle("/debug/vars", get(vars(cfg)))
 	if cfg.Pprof {
 		installPprof(client)
+	}
+	if cfg.Gateway != nil {
+		client.Handle("/v3/", cfg.Gateway)
 	}
 
 	peer := http.NewServeMux()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -22,6 +23,7 @@ import (
 	"github.com/dolmen-io/dolmen/internal/config"
 	"github.com/dolmen-io/dolmen/internal/coordination"
 	"github.com/dolmen-io/dolmen/internal/etcdapi"
+	"github.com/dolmen-io/dolmen/internal/httpapi"
 	"github.com/dolmen-io/dolmen/internal/rpc"
 )
 
@@ -32,6 +34,9 @@ type front struct {
 	rpc      *rpc.Server
 	// coordination has services that wait for keys of others.
 	coordination *coordination.Services
+	// gateway asks the gRPC server through loopback; both are nil without it.
+	gateway  *httpapi.Gateway
+	loopback io.Closer
 
 	client, web, metrics, peer []*listener
 
@@ -237,7 +242,7 @@ func (f *front) shutdown(ctx context.Context) error {
 		}
 		peers <- err
 	})
-	err := f.rpc.Shutdown(ctx)
+	err := errors.Join(f.rpc.Shutdown(ctx), f.closeGateway())
 	err = errors.Join(err, <-peers)
 	f.serving.Wait()
 	return err
@@ -253,6 +258,7 @@ func (f *front) close() error {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		_ = f.rpc.Shutdown(ctx) // it never served: there is nothing to cut
+		errs = append(errs, f.closeGateway())
 	}
 	return errors.Join(errs...)
 }

@@ -12,11 +12,15 @@ import (
 	"github.com/dolmen-io/dolmen/internal/httpapi"
 	"github.com/dolmen-io/dolmen/internal/membership"
 	"github.com/dolmen-io/dolmen/internal/mvcc"
+	"github.com/dolmen-io/dolmen/internal/rpc"
 )
 
 // handlers makes the HTTP handlers over an opened member.
 func (f *front) handlers(m *Member) error {
 	if err := registerMetrics(f.registry, m); err != nil {
+		return err
+	}
+	if err := f.openGateway(m); err != nil {
 		return err
 	}
 	h, err := httpapi.New(httpapi.Config{
@@ -28,11 +32,38 @@ func (f *front) handlers(m *Member) error {
 		},
 		Pprof: m.cfg.EnablePprof || f.lg.Core().Enabled(zap.DebugLevel),
 		CORS:  m.cfg.CORS, HostWhitelist: m.cfg.HostWhitelist,
+		Gateway:             f.gateway,
+		NamesInCertificates: func() bool { return m.cfg.ClientTLS.ClientCertAuth && m.Users().Enabled() },
 	})
 	if err != nil {
 		return err
 	}
 	f.clientHandler, f.metricsHandler, f.peerHandler = h.Client, h.Metrics, h.Peer
+	return nil
+}
+
+// openGateway connects the JSON gateway to the services, which must be registered.
+func (f *front) openGateway(m *Member) error {
+	if !m.cfg.EnableGRPCGateway {
+		return nil
+	}
+	conn, err := f.rpc.Dial()
+	if err != nil {
+		return err
+	}
+	f.loopback = conn
+	f.gateway, err = httpapi.NewGateway(httpapi.GatewayConfig{Conn: conn, MaxMessageBytes: rpc.MaxMessageBytes(m.cfg.MaxRequestBytes)})
+	return err
+}
+
+// closeGateway ends what the gateway still does, and its connection.
+func (f *front) closeGateway() error {
+	if f.gateway != nil {
+		f.gateway.Close()
+	}
+	if f.loopback != nil {
+		return f.loopback.Close()
+	}
 	return nil
 }
 

@@ -139,7 +139,7 @@ func (s *Server) options() []grpc.ServerOption {
 		grpc.ForceServerCodecV2(newCodec(s.metrics.sent, s.metrics.received)),
 		grpc.ChainUnaryInterceptor(append(unary, s.cfg.Unary...)...),
 		grpc.ChainStreamInterceptor(append(stream, s.cfg.Stream...)...),
-		grpc.MaxRecvMsgSize(int(min(uint64(s.cfg.MaxRequestBytes)+receiveOverhead, math.MaxInt32))),
+		grpc.MaxRecvMsgSize(MaxMessageBytes(s.cfg.MaxRequestBytes)),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxConcurrentStreams(s.cfg.MaxConcurrentStreams),
 	}
@@ -152,6 +152,11 @@ func (s *Server) options() []grpc.ServerOption {
 		}))
 	}
 	return opts
+}
+
+// MaxMessageBytes returns the largest message that a server with a largest request takes.
+func MaxMessageBytes(maxRequest uint) int {
+	return int(min(uint64(maxRequest)+receiveOverhead, math.MaxInt32))
 }
 
 // RegisterService adds a service. It must be called before the first Serve.
