@@ -183,7 +183,7 @@ func TestCommonNamesAreNotLost(t *testing.T) {
 func dial(ctx context.Context, t *testing.T, h http.Handler, options *websocket.DialOptions) *websocket.Conn {
 	server := httptest.NewServer(h)
 	t.Cleanup(server.Close)
-	conn, resp, err := websocket.Dial(ctx, server.URL+"/v3/watch", options)
+	conn, resp, err := websocket.Dial(ctx, server.URL+"/v3/watch", options) //nolint:bodyclose // it has none
 	require.NoError(t, err)
 	if options != nil && options.Subprotocols != nil {
 		require.Equal(t, "Bearer", resp.Header.Get("Sec-WebSocket-Protocol"))
@@ -243,7 +243,7 @@ func TestClosedWebsockets(t *testing.T) {
 	require.NoError(t, ctx.Err())
 	server := httptest.NewServer(g)
 	defer server.Close()
-	_, resp, err := websocket.Dial(ctx, server.URL+"/v3/watch", nil)
+	_, resp, err := websocket.Dial(ctx, server.URL+"/v3/watch", nil) //nolint:bodyclose // the library has read it
 	require.Error(t, err)
 	require.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
 	require.Equal(t, 405, post(newGateway(t), "/v3/watch", "", "Connection", "keep-alive, Upgrade", "Upgrade", "websocket").Code, "no handshake")

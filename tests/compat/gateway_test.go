@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/coder/websocket"
+
 	"github.com/dolmen-io/dolmen/tests/harness"
 )
 
@@ -250,6 +252,41 @@ func TestGatewayHosts(t *testing.T) {
 				resp.Body.Close()
 				r.notef("< %d %v", resp.StatusCode, resp.Header.Values("Access-Control-Allow-Origin"))
 			}
+		}
+	})
+}
+
+// TestGatewayWebsocket watches over a websocket, as nobody and by the two ways in which a page hands over a token.
+func TestGatewayWebsocket(t *testing.T) {
+	compare(t, harness.Options{}, func(r *Recorder) {
+		r.awaitStorageVersion()
+		r.Do(put("a", "1"))
+		for _, options := range []*websocket.DialOptions{nil, {Subprotocols: []string{"Bearer", "token"}},
+			{HTTPHeader: http.Header{"Cookie": {"token=token"}}}} {
+			ctx, cancel := context.WithTimeout(r.ctx, answerDeadline)
+			conn, resp, err := websocket.Dial(ctx, "ws://"+r.server.Endpoint()+"/v3/watch", options)
+			if err != nil {
+				r.fatalf("dial: %v", err)
+			}
+			r.notef("< %d %q", resp.StatusCode, resp.Header.Get("Sec-Websocket-Protocol"))
+			for _, request := range []string{
+				`{"create_request":{"key":"YQ==","start_revision":"1"}}`, "", `{"create_request":{"key":"Yg==","watch_id":"7"}}`,
+				`{"cancel_request":{"watch_id":7}}`, `{"create_request":{"key":"YQ==","watch_id":"0","start_revision":1000,"range_end":"AA=="}}`,
+			} {
+				if request != "" {
+					if err := conn.Write(ctx, websocket.MessageText, []byte(request)); err != nil {
+						r.notef("! %v", err)
+					}
+				}
+				kind, answer, err := conn.Read(ctx)
+				if err != nil {
+					r.notef("! %v", err)
+					break
+				}
+				r.notef("< %v %s", kind, jsonText(string(answer)))
+			}
+			conn.CloseNow()
+			cancel()
 		}
 	})
 }
