@@ -47,7 +47,7 @@ func TestStalledClientCostsNoLease(t *testing.T) {
 
 	require.Eventually(t, func() bool { return m.primary.Load() && *m.versions.storage.Load() != "" },
 		testPatience, time.Millisecond) // nobody reads patience any more
-	m.patience = time.Second
+	m.patience = 5 * time.Second
 	stop(t, m)
 	require.Len(t, lines.FilterMessage("some requests were cut off").All(), 1)
 	require.Empty(t, lines.FilterMessageSnippet("could not note the remaining times").All())

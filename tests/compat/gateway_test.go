@@ -31,15 +31,13 @@ func jsonText(text string) string {
 				m[name] = "some"
 			}
 		}
-		if message, ok := m["message"].(string); ok {
-			m["message"] = strings.ReplaceAll(message, "\u00a0", " ")
-		}
 	}
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err.Error()
 	}
-	return string(b)
+	// protobuf puts other and more spaces into texts, chosen per binary.
+	return strings.NewReplacer("\u00a0", " ", "  ", " ").Replace(string(b))
 }
 
 // send records an HTTP request and its answer. Headers are "name: value".
