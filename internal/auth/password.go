@@ -91,6 +91,17 @@ func NewPasswords(cfg PasswordConfig) (*Passwords, error) {
 // Cost returns the cost in use, which is not the configured one if that was out of range.
 func (p *Passwords) Cost() int { return p.cost }
 
+// maxPassword is how many bytes of a password bcrypt takes.
+const maxPassword = 72
+
+// CheckLength refuses a password that is too long to be hashed, at once and with the same error as Hash.
+func CheckLength(password string) error {
+	if len(password) > maxPassword {
+		return bcrypt.ErrPasswordTooLong
+	}
+	return nil
+}
+
 // Hash returns bcrypt's text for a password. Errors: ErrTooManyChecks; the context's; bcrypt's for a
 // password of more than 72 bytes, which clients get as it is.
 func (p *Passwords) Hash(ctx context.Context, password string) ([]byte, error) {

@@ -79,8 +79,12 @@ func (s authenticator) change(ctx context.Context, req *pb.InternalRaftRequest) 
 }
 
 // hash returns a password as entries carry it. Only administrators may have the member hash one: it costs
-// more than anything else that a request can ask for.
+// more than anything else that a request can ask for. Others still learn that a password is too long, which
+// etcd finds before it asks who calls.
 func (s authenticator) hash(ctx context.Context, password string) (string, error) {
+	if err := auth.CheckLength(password); err != nil {
+		return "", err
+	}
 	if err := s.authorizeAdmin(ctx); err != nil {
 		return "", err
 	}

@@ -458,3 +458,17 @@ func TestVerifyOnlyTokens(t *testing.T) {
 	_, err = (authenticator{Services: s.services}).Authenticate(s.ctx, &pb.AuthenticateRequest{Name: "u", Password: "pu"})
 	requireText(t, rpctypes.ErrGRPCAuthFailed, err)
 }
+
+// TestLongPasswords: everybody is told that a password is too long, as by etcd; nothing is hashed for it.
+func TestLongPasswords(t *testing.T) {
+	s := newSecured(t)
+	long := strings.Repeat("p", 73)
+	for _, ctx := range []context.Context{s.ctx, s.u, s.root} {
+		_, err := s.auth.UserAdd(ctx, &pb.AuthUserAddRequest{Name: "new", Password: long})
+		require.EqualError(t, err, "rpc error: code = Unknown desc = bcrypt: password length exceeds 72 bytes")
+		_, err = s.auth.UserChangePassword(ctx, &pb.AuthUserChangePasswordRequest{Name: "u", Password: long})
+		require.EqualError(t, err, "rpc error: code = Unknown desc = bcrypt: password length exceeds 72 bytes")
+	}
+	_, err := s.auth.UserAdd(s.u, &pb.AuthUserAddRequest{Name: "new", Password: long[1:]})
+	requireText(t, rpctypes.ErrGRPCPermissionDenied, err)
+}
