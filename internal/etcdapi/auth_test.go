@@ -472,3 +472,35 @@ func TestLongPasswords(t *testing.T) {
 	_, err := s.auth.UserAdd(s.u, &pb.AuthUserAddRequest{Name: "new", Password: long[1:]})
 	requireText(t, rpctypes.ErrGRPCPermissionDenied, err)
 }
+
+// signedAt stands for signed tokens, which hold the revision of users and roles that they were made at.
+type signedAt struct {
+	auth.Tokens
+	revision uint64
+}
+
+func (s signedAt) Identify(string, uint64, time.Time) (auth.Identity, error) {
+	return auth.Identity{User: "root", Revision: s.revision}, nil
+}
+
+// TestReadsOfOtherRevisions: a read is answered only to a caller who is known by the users and roles it is checked with.
+func TestReadsOfOtherRevisions(t *testing.T) {
+	s := newSecured(t)
+	now := s.member.Users().Revision()
+	for _, tc := range []struct {
+		revision uint64
+		want     error
+	}{{now, nil}, {now - 1, rpctypes.ErrGRPCAuthOldRevision}, {now + 1, rpctypes.ErrGRPCAuthOldRevision}} {
+		s.services.credentials.Tokens = signedAt{s.services.credentials.Tokens, tc.revision}
+		_, err := s.kv.Range(s.root, &pb.RangeRequest{Key: []byte("a")})
+		requireText(t, tc.want, err)
+		for _, text := range []string{``, `compare:{key:"a"}`, `success:R("a")`} {
+			_, err = s.kv.Txn(s.root, parse(t, &pb.TxnRequest{}, expand(text)))
+			requireText(t, tc.want, err)
+		}
+		stream, err := s.kv.RangeStream(s.root, &pb.RangeRequest{Key: []byte("a")})
+		require.NoError(t, err)
+		_, err = stream.Recv()
+		requireText(t, tc.want, err)
+	}
+}

@@ -122,6 +122,16 @@ func (s *Services) authorizeRead(ctx context.Context, users *auth.View, key, end
 	return who, users.Check(who, key, end, auth.Read)
 }
 
+// sameRevision refuses a read whose caller is known by users and roles other than those of the view it
+// reads. The checks of permissions refuse older ones, but not where they have nothing to check, as in an
+// empty transaction, and not a signed token of a later revision, as of a cluster that was restored since.
+func sameRevision(who auth.Identity, users *auth.View) error {
+	if who.Revision != 0 && who.Revision != users.Revision() {
+		return auth.ErrOldRevision
+	}
+	return nil
+}
+
 // authorizeLeases refuses callers who may not access every key that hangs on one of the leases.
 func (s *Services) authorizeLeases(ctx context.Context, kind auth.Access, ids ...int64) error {
 	who, users, err := s.caller(ctx)

@@ -75,15 +75,19 @@ func (s kv) rangeKeys(ctx context.Context, r *pb.RangeRequest) (any, error) {
 		return nil, err
 	}
 	defer v.Release()
-	if _, err := s.authorizeRead(ctx, v.Auth, r.GetKey(), r.GetRangeEnd()); err != nil {
+	who, err := s.authorizeRead(ctx, v.Auth, r.GetKey(), r.GetRangeEnd())
+	if err == nil {
+		err = sameRevision(who, v.Auth)
+	}
+	if err != nil {
 		return nil, err
 	}
 	res, err := v.KV.Range(state.RangeOptions(r))
 	if err != nil {
 		return nil, err
 	}
-	who := s.member.Header()
-	return encodeRange(&who, &res), nil
+	h := s.member.Header()
+	return encodeRange(&h, &res), nil
 }
 
 // firstChunk is how many keys the first message of a stream has at most; later ones aim at a size.
@@ -157,13 +161,11 @@ func (s kv) permitStream(ctx context.Context, key, end []byte) func(*auth.View) 
 	return func(users *auth.View) (err error) {
 		if first {
 			first = false
-			who, err = s.authorizeRead(ctx, users, key, end)
-			return err
+			if who, err = s.authorizeRead(ctx, users, key, end); err != nil {
+				return err
+			}
 		}
-		if who.Revision != 0 && who.Revision != users.Revision() {
-			return auth.ErrOldRevision
-		}
-		return nil
+		return sameRevision(who, users)
 	}
 }
 
@@ -255,6 +257,9 @@ func (s kv) runTxn(ctx context.Context, r *pb.TxnRequest) (state.Result, error) 
 	who, err := s.identify(ctx, v.Auth)
 	if err == nil {
 		err = v.CheckTxn(who, r)
+	}
+	if err == nil {
+		err = sameRevision(who, v.Auth)
 	}
 	if err != nil {
 		return state.Result{}, err
