@@ -171,10 +171,9 @@ func (r *Recorder) fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
-const (
-	shownDifferences = 12
-	shownContext     = 2
-)
+var shownDifferences = flag.Int("differences", 12, "how many differences of a scenario to show")
+
+const shownContext = 2
 
 // diffLines lists where two transcripts differ, with the lines that led there. Transcripts of one scenario have the
 // same shape, so lines are compared one to one.
@@ -192,7 +191,7 @@ func diffLines(want, got []string) string {
 		if w == g {
 			continue
 		}
-		if differences++; differences > shownDifferences {
+		if differences++; differences > *shownDifferences {
 			continue
 		}
 		for j := max(0, i-shownContext); j < i; j++ {
@@ -200,8 +199,8 @@ func diffLines(want, got []string) string {
 		}
 		fmt.Fprintf(&b, "- %s\n+ %s\n\n", w, g)
 	}
-	if differences > shownDifferences {
-		fmt.Fprintf(&b, "and %d further lines\n", differences-shownDifferences)
+	if differences > *shownDifferences {
+		fmt.Fprintf(&b, "and %d further lines\n", differences-*shownDifferences)
 	}
 	return b.String()
 }
