@@ -56,9 +56,8 @@ func merge(all []span) spans {
 	return merged
 }
 
-// covers reports whether every key of a request's range is in the set. A range that is upside down or
-// empty reads and writes nothing; it is treated as its first key, as in etcd wherever the answer there does
-// not depend on the shape of a tree.
+// covers reports whether every key of a request's range is in the set. A range that is upside down or empty
+// is treated as its first key; see shape for what else such a range must fulfil.
 func (all spans) covers(key, end []byte) bool {
 	// The last span that begins at or before key is the only one that can hold it.
 	lo, hi := 0, len(all)

@@ -25,6 +25,7 @@ type user struct {
 	// What follows is derived from the roles.
 	root        bool
 	read, write spans
+	shape       *shape
 }
 
 type role struct {
@@ -61,7 +62,8 @@ func (v *View) Revision() uint64 { return v.revision }
 func (v *View) Identity(user string) Identity { return Identity{user, v.revision} }
 
 // Check decides whether an access to all keys of a range is allowed. The range is given as in requests: no
-// end for one key, an end of one zero byte for all keys from key on. It does not allocate.
+// end for one key, an end of one zero byte for all keys from key on. It does not allocate, unless the end is
+// not after the key.
 //
 // Errors: ErrUserEmpty for nobody; ErrOldRevision; ErrPermissionDenied, also for a user that is gone.
 func (v *View) Check(who Identity, key, end []byte, access Access) error {
@@ -74,10 +76,16 @@ func (v *View) Check(who Identity, key, end []byte, access Access) error {
 	if who.Revision < v.revision {
 		return ErrOldRevision
 	}
-	if u := v.user(who.User); u != nil && (u.root || u.allows(key, end, access)) {
+	u := v.user(who.User)
+	switch {
+	case u == nil:
+		return ErrPermissionDenied
+	case u.root:
 		return nil
+	case !u.allows(key, end, access), isUpsideDown(key, end) && !u.shape.allows(key, end, access):
+		return ErrPermissionDenied
 	}
-	return ErrPermissionDenied
+	return nil
 }
 
 func (u *user) allows(key, end []byte, access Access) bool {
@@ -230,6 +238,7 @@ func (v *View) link(u *user) {
 			held = append(held, r)
 		}
 	}
+	u.shape = &shape{held: held}
 	if len(held) == 1 {
 		u.read, u.write = held[0].read, held[0].write
 		return
