@@ -26,6 +26,7 @@ type applier struct {
 	expiry  *lease.Expiry
 	pending *pending
 	users   *users
+	logged  uint64 // index of the last entry that was in the log at the start
 	// applied tells readers how far the state has come.
 	applied *milestones
 	remover *remover
@@ -85,7 +86,7 @@ func (a *applier) apply(b consensus.Batch) error {
 	if len(turn.Leases) > 0 {
 		a.expiry.Apply(turn.Leases, now)
 	}
-	a.users.apply(turn.Auth, turn.View.Auth, now)
+	a.users.apply(withoutLogins(turn.Auth, a.logged), turn.View.Auth, now)
 	// Also without events: watchers learn of the revision, readers of the index.
 	a.hub.Publish(turn.Events, turn.View.KV.Current())
 	if turn.OverQuota {
@@ -108,6 +109,14 @@ func (a *applier) apply(b consensus.Batch) error {
 			zap.Int("entries", len(entries)), zap.Uint64("index", turn.View.Applied.Index))
 	}
 	return nil
+}
+
+// lastIndex is the index of the last of some entries, 0 without any.
+func lastIndex(entries []*raftpb.Entry) uint64 {
+	if len(entries) == 0 {
+		return 0
+	}
+	return entries[len(entries)-1].GetIndex()
 }
 
 // decode turns entries of the log into those of the state, which reads the requests in them.

@@ -32,6 +32,7 @@ type Member struct {
 
 	disk    disk
 	log     consensus.Log // until consensus runs, which then closes it
+	logged  uint64        // index of the last entry that the log held
 	eng     engine.Engine
 	state   *state.State
 	cons    *consensus.Node
@@ -170,6 +171,7 @@ func (m *Member) open(ctx context.Context, disk opener) (err error) {
 		return err
 	}
 	m.id, m.log = id, cons.Log
+	m.logged = lastIndex(cons.Entries)
 	if err := m.openConsensus(cons); err != nil {
 		return err
 	}
@@ -223,6 +225,7 @@ func (m *Member) build() (err error) {
 	m.hasher = newHasher(m.state, pace)
 	m.applier = &applier{
 		lg: m.lg, state: m.state, cons: m.cons, hub: m.hub, expiry: m.expiry, pending: m.pending, users: m.users,
+		logged:  m.logged,
 		applied: newMilestones(applied.Index), flusher: m.flusher, quota: m.quota, slow: m.cfg.WarningApplyDuration,
 		remover: &remover{
 			lg: m.lg, state: m.state, eng: m.eng, hasher: m.hasher, pace: pace,

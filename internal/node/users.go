@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"os"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -50,6 +51,14 @@ func newUsers(cfg *config.Config, lg *zap.Logger) (*users, error) {
 			zap.Int("default-cost", used), zap.Uint("given-cost", cfg.Auth.BcryptCost))
 	}
 	return u, nil
+}
+
+// withoutLogins leaves out the logins up to an index. Those of entries that were in the log when the member
+// started are not repeated: their tokens may have run out long ago, which no entry says.
+func withoutLogins(changes []auth.Change, upTo uint64) []auth.Change {
+	return slices.DeleteFunc(changes, func(c auth.Change) bool {
+		return c.Kind == auth.Authenticated && c.Login.Index <= upTo
+	})
 }
 
 // apply follows a turn. The applier calls it before the turn's results are handed out.

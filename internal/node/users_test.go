@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"math/rand/v2"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
@@ -100,6 +101,27 @@ func TestUsers(t *testing.T) {
 		require.NoError(t, as(t, m, "root", &pb.InternalRaftRequest{AuthDisable: &pb.AuthDisableRequest{}}))
 		require.False(t, known(m, token))
 		require.NoError(t, as(t, m, "", put("a", "2")))
+		stop(t, m)
+	})
+}
+
+// TestTokensEndInACrash: a login that is applied once more after a crash makes no token.
+func TestTokensEndInACrash(t *testing.T) {
+	smallSegments(t)
+	synctest.Test(t, func(t *testing.T) {
+		cfg := quietConfig(t, config.EngineMemory)
+		d := newForgetful(config.EngineMemory, filepath.Join(t.TempDir(), "wal"))
+		m := start(t, cfg, d)
+		secure(t, m)
+		token := login(t, m)
+		require.True(t, known(m, token))
+		after, err := d.crash(rand.New(rand.NewPCG(1, 1)), filepath.Join(t.TempDir(), "after"))
+		require.NoError(t, err)
+		stop(t, m)
+		m = start(t, cfg, after)
+		require.True(t, m.Users().Enabled(), "the log is replayed")
+		require.False(t, known(m, token))
+		require.True(t, known(m, login(t, m)))
 		stop(t, m)
 	})
 }
