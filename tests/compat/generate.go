@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -13,8 +14,17 @@ import (
 // generator makes a sequence of steps from a seed. It looks at no answers, so that a sequence exists before it runs;
 // keys, leases and watch ids are few, so that operations meet each other.
 type generator struct {
-	rng *rand.Rand
-	n   int // values written so far, which makes them unique
+	rng    *rand.Rand
+	n      int // values written so far, which makes them unique
+	later  []due
+	authOn bool // as far as the generator knows
+	signed bool // tokens are
+}
+
+// due is a step that comes when others have passed.
+type due struct {
+	in   int
+	step Step
 }
 
 var (
@@ -26,20 +36,56 @@ var (
 // futureStream takes the watches that start in the future: until then no progress can be asked for on their stream.
 const futureStream = "F"
 
-// generate returns steps steps and a closing part that makes both servers show all they hold.
+// generate returns steps steps and a closing part that makes both servers show all they hold. Of four seeds one leaves
+// auth off, and one signs tokens.
 func generate(seed uint64, steps int, restarts bool) []Step {
-	g := &generator{rng: rand.New(rand.NewPCG(seed, 0xd01e))}
+	g := &generator{rng: rand.New(rand.NewPCG(seed, 0xd01e)), signed: seed%4 == 2}
 	out := make([]Step, 0, steps)
+	if g.signed {
+		out = append(out, Step{Op: opSigned})
+	}
+	if seed%4 != 3 {
+		out = append(out, g.population()...)
+	}
 	for len(out) < steps {
-		out = append(out, g.step(restarts))
+		for i := range g.later {
+			g.later[i].in--
+		}
+		if i := slices.IndexFunc(g.later, func(d due) bool { return d.in <= 0 }); i >= 0 {
+			out = append(out, g.later[i].step)
+			g.later = slices.Delete(g.later, i, i+1)
+			continue
+		}
+		out = append(out, g.together(restarts)...)
 	}
 	return append(out, closing()...)
+}
+
+// together draws a step, and sometimes some that run at once with it.
+func (g *generator) together(restarts bool) []Step {
+	steps := []Step{g.step(restarts)}
+	if !steps[0].leads() || !g.chance(15) {
+		return steps
+	}
+	for range 1 + g.rng.IntN(5) {
+		if s := g.follower(); s.follows() {
+			s.Joined = true
+			steps = append(steps, s)
+		}
+	}
+	return steps
 }
 
 // closing writes past every future start, then reads the whole store at many revisions.
 func closing() []Step {
 	var out []Step
-	unary := func(name string, req proto.Message) { out = append(out, Step{Op: name, Req: req}) }
+	unary := func(name string, req proto.Message) { out = append(out, Step{Op: name, User: "root", Req: req}) }
+	unary(opLogin, &pb.AuthenticateRequest{Name: "root", Password: password("root")})
+	unary("Alarm", &pb.AlarmRequest{})
+	for _, member := range alarmMembers {
+		unary("Alarm", &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, MemberID: member, Alarm: pb.AlarmType_NOSPACE})
+		unary("Alarm", &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, MemberID: member, Alarm: pb.AlarmType_CORRUPT})
+	}
 	for i := range 6 {
 		unary("Put", &pb.PutRequest{Key: []byte("closing"), Value: fmt.Append(nil, i)})
 	}
@@ -52,13 +98,30 @@ func closing() []Step {
 	for _, id := range leaseIDs {
 		unary("LeaseTimeToLive", &pb.LeaseTimeToLiveRequest{ID: id, Keys: true})
 	}
-	out = append(out, Step{Op: opWatchCreate, Stream: "Z", Req: &pb.WatchCreateRequest{
+	out = append(out, Step{Op: opWatchCreate, User: "root", Stream: "Z", Req: &pb.WatchCreateRequest{
 		Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: compactedBase + 1, PrevKv: true}}, Step{Op: opSettle})
+	unary("AuthStatus", &pb.AuthStatusRequest{})
+	unary("UserList", &pb.AuthUserListRequest{})
+	unary("RoleList", &pb.AuthRoleListRequest{})
+	for _, name := range append(someUsers, "root") {
+		unary("UserGet", &pb.AuthUserGetRequest{Name: name})
+	}
+	for _, name := range someRoles {
+		unary("RoleGet", &pb.AuthRoleGetRequest{Role: name})
+	}
 	return out
 }
 
-// step draws one step; the weights are chances in a thousand.
+// step draws one step and who makes it; the weights are chances in a thousand.
 func (g *generator) step(restarts bool) Step {
+	s := g.operationOf(restarts)
+	if s.User == "" && s.Req != nil {
+		s.User = g.user(50)
+	}
+	return s
+}
+
+func (g *generator) operationOf(restarts bool) Step {
 	draw := g.rng.IntN(1000)
 	for _, choice := range []struct {
 		weight int
@@ -66,6 +129,9 @@ func (g *generator) step(restarts bool) Step {
 	}{
 		{1, func() Step {
 			if restarts {
+				if !g.signed {
+					g.logins()
+				}
 				return Step{Op: opRestart}
 			}
 			return Step{Op: opSettle}
@@ -83,10 +149,13 @@ func (g *generator) step(restarts bool) Step {
 		{15, func() Step {
 			return Step{Op: opWatchCancel, Stream: g.stream(), Req: &pb.WatchCancelRequest{WatchId: g.rng.Int64N(12)}}
 		}},
-		{200, func() Step { return Step{Op: "Range", Req: g.read()} }},
+		{4, g.alarm},
+		{100, g.administration},
+		{10, func() Step { return Step{Op: "MemberList", Req: &pb.MemberListRequest{Linearizable: g.chance(50)}} }},
+		{150, func() Step { return Step{Op: "Range", Req: g.read()} }},
 		{25, func() Step { return Step{Op: opRangeStream, Req: g.streamRead()} }},
-		{90, func() Step { return Step{Op: "DeleteRange", Req: g.deletion()} }},
-		{255, func() Step { return Step{Op: "Put", Req: g.write()} }},
+		{75, func() Step { return Step{Op: "DeleteRange", Req: g.deletion()} }},
+		{225, func() Step { return Step{Op: "Put", Req: g.write()} }},
 		{1000, func() Step { return Step{Op: "Txn", Req: g.txn(2)} }},
 	} {
 		if draw < choice.weight {
@@ -276,95 +345,4 @@ func (g *generator) watchCreate() Step {
 		r.StartRevision = compactedBase + g.rng.Int64N(4) - 2
 	}
 	return Step{Op: opWatchCreate, Stream: stream, Req: r}
-}
-
-// txn draws a transaction with at most depth levels below it that changes no key twice. etcd's check for duplicates
-// misses a delete without end, and a put in a nested transaction before a delete in a later one; both servers accept
-// these, but etcd itself then ends with "range failed to find revision pair" once the revision is compacted. Scenarios
-// cover them.
-func (g *generator) txn(depth int) *pb.TxnRequest {
-	r := &pb.TxnRequest{}
-	nested := wantPuts
-	if g.chance(30) {
-		nested = wantDeletes
-	}
-	g.fillTxn(r, depth, wantBoth, nested)
-	eachOp(r, func(o *pb.RequestOp) {
-		if d := o.GetRequestDeleteRange(); d != nil && len(d.RangeEnd) == 1 && d.RangeEnd[0] == 0 {
-			d.RangeEnd = []byte("\xff\xff")
-		}
-	})
-	return r
-}
-
-// wanted says which changes a level of a transaction may make.
-type wanted int
-
-const (
-	wantBoth wanted = iota
-	wantPuts
-	wantDeletes
-)
-
-// fillTxn draws compares and operations with the changes wanted at this level and on those below.
-func (g *generator) fillTxn(r *pb.TxnRequest, depth int, here, below wanted) {
-	for range g.rng.IntN(3) {
-		r.Compare = append(r.Compare, g.compare())
-	}
-	for _, branch := range []*[]*pb.RequestOp{&r.Success, &r.Failure} {
-		for range g.rng.IntN(4) {
-			*branch = append(*branch, g.operation(depth, here, below))
-		}
-	}
-}
-
-func (g *generator) operation(depth int, here, below wanted) *pb.RequestOp {
-	switch n := g.rng.IntN(100); {
-	case n < 40 && here != wantDeletes:
-		return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: g.write()}}
-	case n < 65:
-		return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: g.read()}}
-	case n < 85 && here != wantPuts:
-		return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: g.deletion()}}
-	case n < 86:
-		return &pb.RequestOp{}
-	case depth == 0:
-		return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: g.read()}}
-	}
-	nested := &pb.TxnRequest{}
-	g.fillTxn(nested, depth-1, below, below)
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: nested}}
-}
-
-func (g *generator) compare() *pb.Compare {
-	key, end := g.interval()
-	c := &pb.Compare{Key: key, RangeEnd: end, Result: pb.Compare_CompareResult(g.rng.IntN(4)), Target: pb.Compare_CompareTarget(g.rng.IntN(5))}
-	switch c.Target {
-	case pb.Compare_VERSION:
-		c.TargetUnion = &pb.Compare_Version{Version: g.rng.Int64N(4)}
-	case pb.Compare_CREATE:
-		c.TargetUnion = &pb.Compare_CreateRevision{CreateRevision: g.maybeRevision(70)}
-	case pb.Compare_MOD:
-		c.TargetUnion = &pb.Compare_ModRevision{ModRevision: g.maybeRevision(70)}
-	case pb.Compare_VALUE:
-		c.TargetUnion = &pb.Compare_Value{Value: g.value()}
-	case pb.Compare_LEASE:
-		c.TargetUnion = &pb.Compare_Lease{Lease: g.rng.Int64N(4)}
-	}
-	if g.chance(3) {
-		c.TargetUnion = nil
-	}
-	return c
-}
-
-// eachOp calls f for every operation of r at any depth.
-func eachOp(r *pb.TxnRequest, f func(*pb.RequestOp)) {
-	for _, branch := range [][]*pb.RequestOp{r.Success, r.Failure} {
-		for _, o := range branch {
-			f(o)
-			if nested := o.GetRequestTxn(); nested != nil {
-				eachOp(nested, f)
-			}
-		}
-	}
 }

@@ -37,10 +37,14 @@ func TestRandom(t *testing.T) {
 			t.Parallel()
 			sequence := generate(seed, *steps, *restarts)
 			if *hashes {
-				sequence = append(sequence, Step{Op: "HashKV", Req: &pb.HashKVRequest{}})
+				sequence = append(sequence, hashStep())
 			}
-			index, err := runSequence(t, sequence)
+			index, answered, err := runCounting(t, sequence)
 			if err == nil {
+				t.Logf("%d steps, %d%% of the requests answered", len(sequence), answered)
+				if answered < 30 && len(sequence) > 500 {
+					t.Errorf("only %d%% of the requests were answered: a sequence must do more than be refused", answered)
+				}
 				return
 			}
 			t.Logf("seed %d, step %d of %d: %v\n%v", seed, index+1, len(sequence), sequence[index], err)
@@ -57,6 +61,12 @@ func TestRandom(t *testing.T) {
 				seed, index+1, len(small), path, formatSteps(small), again)
 		})
 	}
+}
+
+// hashStep asks for the checksum at the current revision, by its number: for 0 a member answers what it remembers of a
+// compaction at 0, and what is remembered after a kill depends on what had reached the disk.
+func hashStep() Step {
+	return Step{Op: "HashKV", User: "root", Req: &pb.HashKVRequest{Revision: currentBase}}
 }
 
 // TestReplay runs the sequences that once showed a difference.
@@ -87,9 +97,17 @@ func TestReplay(t *testing.T) {
 // runSequence runs steps on two fresh servers.
 func runSequence(t *testing.T, sequence []Step) (index int, err error) {
 	t.Helper()
-	p := newPair(t, harness.Subject())
+	index, _, err = runCounting(t, sequence)
+	return index, err
+}
+
+// runCounting also returns the percentage of requests that were answered and not refused.
+func runCounting(t *testing.T, sequence []Step) (index, answered int, err error) {
+	t.Helper()
+	p := newPair(t, harness.Subject(), len(sequence) > 0 && sequence[0].Op == opSigned)
 	defer p.close()
-	return p.run(sequence)
+	index, err = p.run(sequence)
+	return index, 100 * p.counts.answers / max(p.counts.answers+p.counts.errors, 1), err
 }
 
 // TestRandomFindsDifference: an etcd that allows one operation a transaction is told from one that allows more, by a
@@ -97,7 +115,7 @@ func runSequence(t *testing.T, sequence []Step) (index int, err error) {
 func TestRandomFindsDifference(t *testing.T) {
 	t.Parallel()
 	differs := func(s []Step) bool {
-		p := newPair(t, harness.Etcd, "--max-txn-ops=1")
+		p := newPair(t, harness.Etcd, false, "--max-txn-ops=1")
 		defer p.close()
 		_, err := p.run(s)
 		return err != nil
@@ -128,7 +146,7 @@ func keepSequence(t *testing.T, seed uint64, sequence []Step, difference error) 
 
 // TestStepText: what is written can be replayed.
 func TestStepText(t *testing.T) {
-	sequence := generate(1, 3000, true)
+	sequence := append(generate(1, 3000, true), generate(2, 1000, true)...)
 	again, err := parseSteps(strings.NewReader("# comment\n\n" + formatSteps(sequence)))
 	if err != nil {
 		t.Fatal(err)
@@ -137,11 +155,11 @@ func TestStepText(t *testing.T) {
 		t.Fatalf("%d steps became %d", len(sequence), len(again))
 	}
 	for i, s := range sequence {
-		if s.Op != again[i].Op || s.Stream != again[i].Stream || !proto.Equal(s.Req, again[i].Req) {
+		if s.Op != again[i].Op || s.Stream != again[i].Stream || s.User != again[i].User || s.Joined != again[i].Joined || !proto.Equal(s.Req, again[i].Req) {
 			t.Fatalf("step %d changed from %v to %v", i, s, again[i])
 		}
 	}
-	for _, bad := range []string{"Nothing", "Put nonsense:1", "Put key:"} {
+	for _, bad := range []string{"Nothing", "Put nonsense:1", "Put key:", "& ", "Put @u nonsense:1"} {
 		if _, err := parseStep(bad); err == nil {
 			t.Errorf("parseStep(%q) has no error", bad)
 		}

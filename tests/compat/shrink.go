@@ -37,6 +37,12 @@ func shrink(steps []Step, fails func([]Step) bool, limit time.Duration) []Step {
 
 // simplifyStep makes the request of one step as small as it can be.
 func simplifyStep(steps []Step, i int, fails func([]Step) bool, inTime func() bool) []Step {
+	for _, edit := range []func(*Step){func(s *Step) { s.Joined = false }, func(s *Step) { s.User = "" }} {
+		candidate := append([]Step{}, steps...)
+		if edit(&candidate[i]); candidate[i] != steps[i] && fails(candidate) {
+			steps = candidate
+		}
+	}
 	if steps[i].Req == nil {
 		return steps
 	}

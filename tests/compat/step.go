@@ -15,16 +15,19 @@ import (
 
 // Step is one operation of a sequence that two servers run side by side. As text it is one line:
 //
-//	Put key:"a" value:"1"
-//	WatchCreate A key:"a" prev_kv:true
+//	Put @u1 key:"a" value:"1"
+//	& Range @u2 key:"b" revision:1000000000
+//	WatchCreate @u1 A key:"a" prev_kv:true
 //	Settle
 //
 // A sequence says nothing about answers. So that steps keep their meaning when others are removed, revisions may be
 // relative: see relativeTo.
 type Step struct {
 	Op     string
-	Stream string        // which watch stream, for Watch*
-	Req    proto.Message // nil for Settle and Restart
+	User   string        // whose token goes with the request, if that user ever logged in; "" = none
+	Joined bool          // runs at once with the step before, if both may: see leads and follows
+	Stream string        // which watch stream, for Watch*; it keeps the token with which it was opened
+	Req    proto.Message // nil for Settle, Restart and Signed
 }
 
 // Operations that are not unary calls.
@@ -35,47 +38,68 @@ const (
 	opWatchCancel = "WatchCancel"
 	opSettle      = "Settle"  // wait until every watch has had its events and compare them
 	opRestart     = "Restart" // kill both servers and start them again; watches end
+	opLogin       = "Login"   // Authenticate, and keep the token for the user's further steps
+	opSigned      = "Signed"  // as the first step: tokens are signed, and hold the revision of users and roles
 )
 
 // newRequest returns an empty request for an operation, nil if it has none, and whether the operation exists.
 func newRequest(operation string) (req proto.Message, known bool) {
 	switch operation {
-	case "Range", opRangeStream:
+	case opRangeStream:
 		return new(pb.RangeRequest), true
-	case "Put":
-		return new(pb.PutRequest), true
-	case "DeleteRange":
-		return new(pb.DeleteRangeRequest), true
-	case "Txn":
-		return new(pb.TxnRequest), true
-	case "Compact":
-		return new(pb.CompactionRequest), true
-	case "LeaseGrant":
-		return new(pb.LeaseGrantRequest), true
-	case "LeaseRevoke":
-		return new(pb.LeaseRevokeRequest), true
-	case "LeaseTimeToLive":
-		return new(pb.LeaseTimeToLiveRequest), true
-	case "LeaseLeases":
-		return new(pb.LeaseLeasesRequest), true
 	case opKeepAlive:
 		return new(pb.LeaseKeepAliveRequest), true
-	case "HashKV":
-		return new(pb.HashKVRequest), true
+	case opLogin:
+		return new(pb.AuthenticateRequest), true
 	case opWatchCreate:
 		return new(pb.WatchCreateRequest), true
 	case opWatchCancel:
 		return new(pb.WatchCancelRequest), true
-	case opSettle, opRestart:
+	case opSettle, opRestart, opSigned:
 		return nil, true
+	}
+	for _, m := range etcdRPCs() {
+		if m.unary() && strings.HasSuffix(m.path, "/"+operation) {
+			return m.input.New().Interface(), true
+		}
 	}
 	return nil, false
 }
 
 func (s Step) hasStream() bool { return s.Op == opWatchCreate || s.Op == opWatchCancel }
 
+// leads reports whether other requests may run at once with this one: it changes at most keys, and at most the newest
+// revision.
+func (s Step) leads() bool {
+	switch s.Op {
+	case "Put", "DeleteRange", "Txn", "Range":
+		return true
+	}
+	return s.follows()
+}
+
+// follows reports whether the answer does not depend on a change of keys at the same time, but for the store's revision
+// in its header, and changes nothing itself.
+func (s Step) follows() bool {
+	switch s.Op {
+	case "UserGet", "UserList", "RoleGet", "RoleList", "AuthStatus", opLogin, "MemberList":
+		return true
+	case "Range", opRangeStream:
+		r := s.Req.(*pb.RangeRequest).GetRevision()
+		return r > currentBase-relativeReach && r <= currentBase
+	}
+	return false
+}
+
 func (s Step) String() string {
-	parts := []string{s.Op}
+	var parts []string
+	if s.Joined {
+		parts = append(parts, "&")
+	}
+	parts = append(parts, s.Op)
+	if s.User != "" {
+		parts = append(parts, "@"+s.User)
+	}
 	if s.hasStream() {
 		parts = append(parts, s.Stream)
 	}
@@ -88,20 +112,32 @@ func (s Step) String() string {
 
 // parseStep reads what String writes.
 func parseStep(line string) (Step, error) {
-	name, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
-	req, known := newRequest(name)
-	if !known {
-		return Step{}, fmt.Errorf("unknown operation %q", name)
+	var s Step
+	rest := strings.TrimSpace(line)
+	word := func() (w string) {
+		w, rest, _ = strings.Cut(rest, " ")
+		rest = strings.TrimSpace(rest)
+		return w
 	}
-	s := Step{Op: name, Req: req}
+	if s.Op = word(); s.Op == "&" {
+		s.Joined, s.Op = true, word()
+	}
+	req, known := newRequest(s.Op)
+	if !known {
+		return Step{}, fmt.Errorf("unknown operation %q", s.Op)
+	}
+	s.Req = req
+	if strings.HasPrefix(rest, "@") {
+		s.User = word()[1:]
+	}
 	if s.hasStream() {
-		s.Stream, rest, _ = strings.Cut(strings.TrimSpace(rest), " ")
+		s.Stream = word()
 	}
 	if req == nil {
 		return s, nil
 	}
 	if err := prototext.Unmarshal([]byte(rest), req); err != nil {
-		return Step{}, fmt.Errorf("request of %s: %w", name, err)
+		return Step{}, fmt.Errorf("request of %s: %w", s.Op, err)
 	}
 	return s, nil
 }
