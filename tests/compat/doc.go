@@ -5,6 +5,10 @@
 // Scenarios use the raw gRPC stubs: a client library maps errors and hides fields. The oracle is the running etcd,
 // so a scenario states no expectations of its own.
 //
+// A realm is a server with users. In matrix_test.go everybody, from nobody to root and with every kind of token and
+// certificate, tries every method of etcd's services; the outcomes are etcd's. coverage_test.go names the tests of each
+// method, and fails if one is missing.
+//
 // The random comparison (random_test.go) generates sequences of operations from a seed, runs them in step on both
 // servers and shrinks a sequence that shows a difference to a file in testdata/, where it is replayed ever after.
 package compat

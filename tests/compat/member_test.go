@@ -64,7 +64,7 @@ func rangeAll() *pb.RangeRequest { return get(all, all) }
 func TestHealthService(t *testing.T) {
 	compare(t, harness.Options{}, func(r *Recorder) {
 		r.DoAll(&healthpb.HealthCheckRequest{}, &healthpb.HealthCheckRequest{Service: "nope"},
-			&healthpb.HealthCheckRequest{Service: "etcdserverpb.KV"})
+			&healthpb.HealthCheckRequest{Service: "etcdserverpb.KV"}, &healthpb.HealthListRequest{})
 		for _, service := range []string{"", "nope"} {
 			stream, err := healthpb.NewHealthClient(r.conn).Watch(r.ctx, &healthpb.HealthCheckRequest{Service: service})
 			if err != nil {
