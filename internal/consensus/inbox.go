@@ -50,6 +50,7 @@ type command struct {
 	kind   commandKind
 	member uint64
 	failed bool                           // of a snapshot
+	index  uint64                         // from which on entries are held
 	done   func(map[uint64]uint64, error) // of a question about progress
 }
 
@@ -60,6 +61,8 @@ const (
 	reportUnreachable
 	reportSnapshot
 	askProgress
+	holdEntries
+	letEntriesGo
 )
 
 // inbox is where everything for the loop arrives. Putting something in never blocks and wakes the loop. What clients
@@ -224,12 +227,17 @@ func (in *inbox) pending() int {
 }
 
 // run carries out a command.
-func (c command) run(rn *raft.RawNode) {
+func (c command) run(core *core) {
+	rn := core.rn
 	switch c.kind {
 	case transferLeader:
 		rn.TransferLeader(c.member)
 	case reportUnreachable:
 		rn.ReportUnreachable(c.member)
+	case holdEntries:
+		core.tail.hold(c.member, c.index)
+	case letEntriesGo:
+		core.tail.letGo(c.member)
 	case reportSnapshot:
 		status := raft.SnapshotFinish
 		if c.failed {

@@ -19,6 +19,12 @@ type Log interface {
 	// applied index.
 	Mark(index, term uint64, cs *raftpb.ConfState) error
 
+	// Install records durably that a snapshot of another member, durable beside the log, stands for everything up to
+	// index, with the term there and the configuration after it. What the log holds at or below index, and above it,
+	// is void: the next entry follows on index. The hard state that commits index comes with the next Append, and
+	// until then a restart may find the log as it was before.
+	Install(index, term uint64, cs *raftpb.ConfState) error
+
 	// Release gives back the space of entries at or below index; the log may keep more than that. Never past the
 	// last Mark.
 	Release(index uint64) error

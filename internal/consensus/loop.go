@@ -160,7 +160,7 @@ func (l *loop) turn(in *arrivals) error {
 		l.core.step(m)
 	}
 	for _, c := range in.commands {
-		c.run(l.core.rn)
+		c.run(l.core)
 	}
 	for _, done := range l.questions {
 		done(matches(l.core.rn), nil)

@@ -242,10 +242,21 @@ func (e endpoint) Send(msgs []*raftpb.Message) {
 		to := e.mu.nodes[m.GetTo()]
 		lost := to == nil || e.mu.cut[e.from] || e.mu.cut[m.GetTo()]
 		e.mu.Unlock()
+		if m.GetType() == raftpb.MsgSnap {
+			e.report(m.GetTo(), lost)
+		}
 		if !lost {
 			_ = to.Step(context.Background(), m) // messages may be lost
 		}
 	}
+}
+
+// report tells the sender of a snapshot what became of it.
+func (e endpoint) report(to uint64, failed bool) {
+	e.mu.Lock()
+	sender := e.mu.nodes[e.from]
+	e.mu.Unlock()
+	sender.ReportSnapshot(to, failed)
 }
 
 func (w *network) cut(id uint64, cut bool) {

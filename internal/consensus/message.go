@@ -22,7 +22,11 @@ func checkMessage(m *raftpb.Message) error {
 	}
 	switch m.GetType() {
 	case raftpb.MsgSnap:
-		return errors.New("receiving a snapshot is not supported")
+		meta := m.GetSnapshot().GetMetadata()
+		if meta.GetIndex() == 0 || meta.GetTerm() == 0 || len(meta.GetConfState().GetVoters()) == 0 {
+			return fmt.Errorf("a snapshot at index %d of term %d with %d voters", meta.GetIndex(), meta.GetTerm(),
+				len(meta.GetConfState().GetVoters()))
+		}
 	case raftpb.MsgProp:
 		return checkProposals(m.GetEntries())
 	case raftpb.MsgApp:

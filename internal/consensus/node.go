@@ -117,6 +117,8 @@ func Open(cfg Config) (*Node, error) {
 	}
 	t := newTail(hs, cloneConfState(cfg.ConfState), position{cfg.First.Index, cfg.First.Term}, cfg.Entries)
 	t.flush(cfg.Applied) // the engine came back with it
+	t.sends = cfg.Transport != nil
+	t.offer(cfg.Applied, t.conf)
 	c, err := newCore(coreConfig{
 		id:             cfg.ID,
 		tail:           t,
@@ -245,7 +247,8 @@ func (n *Node) Checkpoint(index, term uint64, cs *raftpb.ConfState, keep uint64)
 	n.writer.mark(checkpoint{position: position{index: index, term: term}, conf: cloneConfState(cs), keep: keep})
 }
 
-// Step takes a message from another member. It returns an error if the message can be from no correct member,
+// Step takes a message from another member. The state that a MsgSnap speaks of must be durable beside the log by
+// then; if raft takes it, it comes back as a Batch. It returns an error if the message can be from no correct member,
 // ErrBusy if too many wait, ErrStopped, or the context's error.
 func (n *Node) Step(ctx context.Context, m *raftpb.Message) error {
 	if err := ctx.Err(); err != nil {
@@ -280,6 +283,15 @@ func (n *Node) ReportUnreachable(id uint64) {
 func (n *Node) ReportSnapshot(id uint64, failed bool) {
 	_ = n.inbox.command(command{kind: reportSnapshot, member: id, failed: failed})
 }
+
+// Hold keeps the entries above index in memory, whatever Checkpoint says, until LetGo: a snapshot that ends at index
+// is on its way to a member, and what follows on it must be there when it has arrived.
+func (n *Node) Hold(member, index uint64) {
+	n.inbox.command(command{kind: holdEntries, member: member, index: index})
+}
+
+// LetGo ends a Hold.
+func (n *Node) LetGo(member uint64) { n.inbox.command(command{kind: letEntriesGo, member: member}) }
 
 // Status returns the newest published status: one atomic load.
 func (n *Node) Status() Status { return *n.status.Load() }

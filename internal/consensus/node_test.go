@@ -25,6 +25,9 @@ type fakeLog struct {
 		closed  bool
 		err     error // of Append
 		markErr error
+
+		base      uint64 // where ents begin
+		installed []position
 	}
 	gate chan struct{}
 }
@@ -43,7 +46,8 @@ func (l *fakeLog) Append(hs *raftpb.HardState, ents []*raftpb.Entry) error {
 		l.mu.hs = hs
 	}
 	if len(ents) > 0 {
-		l.mu.ents = append(l.mu.ents[:ents[0].GetIndex()-1:ents[0].GetIndex()-1], ents...)
+		keep := ents[0].GetIndex() - 1 - l.mu.base
+		l.mu.ents = append(l.mu.ents[:keep:keep], ents...)
 	}
 	return nil
 }
@@ -52,6 +56,14 @@ func (l *fakeLog) Mark(index, term uint64, _ *raftpb.ConfState) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mu.mark = position{index, term}
+	return l.mu.markErr
+}
+
+func (l *fakeLog) Install(index, term uint64, _ *raftpb.ConfState) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.installed = append(l.mu.installed, position{index, term})
+	l.mu.base, l.mu.ents = index, nil
 	return l.mu.markErr
 }
 
@@ -81,12 +93,20 @@ type applier struct {
 		sync.Mutex
 		entries []*raftpb.Entry
 		conf    *raftpb.ConfState
+
+		installed int
 	}
 	grown chan struct{} // of capacity 1
+	// fetch returns what another member has applied up to an index.
+	fetch func(index uint64) []*raftpb.Entry
 }
 
 func (a *applier) run(t testing.TB, n *Node, reject func(*raftpb.ConfChange) bool) {
 	for b := range n.Committed() {
+		if b.Snapshot != nil {
+			a.install(n, b)
+			continue
+		}
 		var changes []ConfChange
 		conf := b.ConfState
 		for _, e := range b.Entries {
@@ -115,6 +135,27 @@ func (a *applier) run(t testing.TB, n *Node, reject func(*raftpb.ConfChange) boo
 		default:
 		}
 	}
+}
+
+// install takes the entries of the member whose snapshot it is.
+func (a *applier) install(n *Node, b Batch) {
+	a.mu.Lock()
+	a.mu.entries, a.mu.conf = a.fetch(b.Snapshot.GetIndex()), b.Snapshot.GetConfState()
+	a.mu.installed++
+	a.mu.Unlock()
+	n.Applied(b, nil)
+}
+
+// upTo returns what is applied up to an index.
+func (a *applier) upTo(index uint64) []*raftpb.Entry {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i, e := range a.mu.entries {
+		if e.GetIndex() > index {
+			return a.mu.entries[:i:i]
+		}
+	}
+	return a.mu.entries
 }
 
 // wait waits until a proposal with this data is applied.

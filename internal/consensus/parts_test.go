@@ -136,7 +136,7 @@ func TestCheckMessage(t *testing.T) {
 		"no message":                   nil,
 		"never crosses":                {Type: raftpb.MsgHup.Enum(), From: from},
 		"0 is no member id":            {Type: raftpb.MsgApp.Enum()},
-		"snapshot is not supported":    {Type: raftpb.MsgSnap.Enum(), From: from},
+		"a snapshot at index 0":        {Type: raftpb.MsgSnap.Enum(), From: from},
 		"without entries":              {Type: raftpb.MsgProp.Enum(), From: from},
 		"proposal of a conf change":    {Type: raftpb.MsgProp.Enum(), From: from, Entries: []*raftpb.Entry{{}, bad}},
 		"unknown entry type 9":         {Type: raftpb.MsgProp.Enum(), From: from, Entries: []*raftpb.Entry{{Type: raftpb.EntryType(9).Enum()}}},

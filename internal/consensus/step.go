@@ -214,6 +214,9 @@ func (c *core) compactable(durable uint64) uint64 { return min(durable, c.rn.Bas
 
 // written takes a MsgStorageAppend back after its entries and hard state are durable.
 func (c *core) written(m *raftpb.Message) error {
+	if meta := m.GetSnapshot().GetMetadata(); meta.GetIndex() > 0 {
+		c.install(meta)
+	}
 	if err := c.tail.append(m.GetEntries()); err != nil {
 		return err
 	}
@@ -225,12 +228,22 @@ func (c *core) written(m *raftpb.Message) error {
 	return nil
 }
 
+// install begins the log anew behind a snapshot, which is durable. The applier gets it before anything that
+// follows; raft counts it as applied from the response of its message on.
+func (c *core) install(meta *raftpb.SnapshotMetadata) {
+	c.tail.install(position{meta.GetIndex(), meta.GetTerm()})
+	c.applied.install(meta)
+	c.conf = cloneConfState(meta.GetConfState())
+	c.committedTerm = meta.GetTerm()
+}
+
 // appliedBatch takes a batch back after it was applied: first the conf change at its end, then raft learns of the
 // apply, because it may count on the configuration of what it believes applied.
 func (c *core) appliedBatch(b Batch, changes []ConfChange) error {
 	if err := c.applied.acknowledge(b, changes); err != nil {
 		return err
 	}
+	c.tail.offer(c.applied.applied, c.applied.conf)
 	for _, cc := range changes {
 		next, err := NextConfState(c.conf, cc)
 		if err != nil {

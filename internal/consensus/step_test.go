@@ -86,7 +86,7 @@ func (c *cluster) run(d *datadriven.TestData) {
 	case "transfer":
 		var to uint64
 		d.ScanArgs(c.t, "to", &to)
-		command{kind: transferLeader, member: to}.run(m.rn)
+		command{kind: transferLeader, member: to}.run(m.core)
 	case "cut":
 		c.cut[id] = true
 	case "heal":

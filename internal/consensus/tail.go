@@ -32,6 +32,14 @@ type tail struct {
 
 	flushed   uint64 // the engine is durable up to here
 	unflushed uint64 // bytes of data in the entries above flushed
+
+	// state is what a member that lags behind first is told that it will get, nil if nobody sends snapshots: the
+	// position that is applied, with its configuration. What is sent may be newer.
+	sends bool
+	state *raftpb.SnapshotMetadata
+	// holds are the members to whom a snapshot is on its way: what follows on it must still be there when it has
+	// arrived. For each the index from which on entries are kept.
+	holds map[uint64]uint64
 }
 
 // position names an entry of the log.
@@ -40,6 +48,10 @@ type position struct{ index, term uint64 }
 // tailKeepBytes bounds the memory of the entries kept below a checkpoint for members that lag. It is one segment of
 // etcd's log; a member further behind than that is cheaper to serve with a snapshot.
 const tailKeepBytes = 64 << 20
+
+// maxHeldBytes bounds what is kept for members to whom a snapshot is on its way. Beyond it they may need another
+// snapshot, which is better than this member running out of memory.
+const maxHeldBytes = 256 << 20
 
 func newTail(hs *raftpb.HardState, cs *raftpb.ConfState, first position, ents []*raftpb.Entry) *tail {
 	t := &tail{hard: hs, conf: cs, first: first, entries: ents[:len(ents):len(ents)]}
@@ -96,10 +108,43 @@ func (t *tail) append(ents []*raftpb.Entry) error {
 	return nil
 }
 
+// offer notes what is applied, which is what a snapshot would hold at least.
+func (t *tail) offer(applied uint64, conf *raftpb.ConfState) {
+	if !t.sends {
+		return
+	}
+	term, err := t.Term(applied)
+	if err != nil {
+		return // older than the tail: the offer before stands
+	}
+	t.state = &raftpb.SnapshotMetadata{Index: &applied, Term: &term, ConfState: conf}
+}
+
+// install begins the log anew behind a snapshot.
+func (t *tail) install(first position) {
+	t.first, t.entries, t.bytes = first, nil, 0
+	t.flushed, t.unflushed = first.index, 0
+}
+
+// hold keeps the entries above index for a member, until let go.
+func (t *tail) hold(member, index uint64) {
+	if t.holds == nil {
+		t.holds = map[uint64]uint64{}
+	}
+	t.holds[member] = index
+}
+
+func (t *tail) letGo(member uint64) { delete(t.holds, member) }
+
 // compact forgets entries at or below index-keep, and more, up to index, while those kept below index cost more than
 // tailKeepBytes. index must be flushed.
 func (t *tail) compact(index, keep uint64) {
 	index = min(index, t.flushed)
+	if t.bytes <= maxHeldBytes {
+		for _, held := range t.holds {
+			index = min(index, held)
+		}
+	}
 	if index <= t.first.index {
 		return
 	}
@@ -171,8 +216,11 @@ func (t *tail) LastIndex() (uint64, error) { return t.last(), nil }
 // FirstIndex implements raft.Storage.
 func (t *tail) FirstIndex() (uint64, error) { return t.first.index + 1, nil }
 
-// Snapshot implements raft.Storage. There is no source of snapshots for a member that lags behind the tail; raft
-// asks again later.
+// Snapshot implements raft.Storage, for a member that lags behind the tail. It is a promise: the transport makes
+// the snapshot when it gets the message. Without one raft asks again later.
 func (t *tail) Snapshot() (*raftpb.Snapshot, error) {
-	return nil, raft.ErrSnapshotTemporarilyUnavailable
+	if t.state == nil {
+		return nil, raft.ErrSnapshotTemporarilyUnavailable
+	}
+	return &raftpb.Snapshot{Metadata: t.state}, nil
 }

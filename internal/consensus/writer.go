@@ -132,6 +132,15 @@ func (w *logWriter) write(msgs []*raftpb.Message) error {
 	var hs *raftpb.HardState
 	var ents []*raftpb.Entry
 	for _, m := range msgs {
+		if meta := m.GetSnapshot().GetMetadata(); meta.GetIndex() > 0 {
+			if err := w.append(hs, ents); err != nil {
+				return err
+			}
+			hs, ents = nil, nil
+			if err := w.log.Install(meta.GetIndex(), meta.GetTerm(), meta.GetConfState()); err != nil {
+				return fmt.Errorf("record in the raft log a snapshot at index %d: %w", meta.GetIndex(), err)
+			}
+		}
 		next := m.GetEntries()
 		if len(ents) > 0 && len(next) > 0 && next[0].GetIndex() != ents[len(ents)-1].GetIndex()+1 {
 			if err := w.append(hs, ents); err != nil {

@@ -266,6 +266,34 @@ func (l *Log) Mark(index, term uint64, cs *raftpb.ConfState) (err error) {
 	return nil
 }
 
+// Install records and syncs that a snapshot of another member, durable elsewhere, stands for everything up to index.
+// The next entry follows on index. A restart believes the record once a hard state with that commit index is written.
+func (l *Log) Install(index, term uint64, cs *raftpb.ConfState) (err error) {
+	if l.failed != nil {
+		return fmt.Errorf("install index %d in raft log %s after a failed write: %w", index, l.dir, l.failed)
+	}
+	defer func() { l.failed = err }()
+	defer recovered(&err, "install a snapshot in", l.dir)
+	if err := l.wal.SaveSnapshot(&walpb.Snapshot{Index: &index, Term: &term, ConfState: cs}); err != nil {
+		return fmt.Errorf("install index %d in raft log %s: %w", index, l.dir, err)
+	}
+	l.last = index
+	return nil
+}
+
+// Marks returns the positions at which the log in dir can be read from, oldest first. It changes nothing.
+func Marks(lg *zap.Logger, dir string) ([]Mark, error) {
+	recorded, err := wal.ValidSnapshotEntries(lg, dir)
+	if err != nil {
+		return nil, damage(dir, err)
+	}
+	marks := make([]Mark, 0, len(recorded))
+	for _, m := range recorded {
+		marks = append(marks, Mark{Index: m.GetIndex(), Term: m.GetTerm()})
+	}
+	return marks, nil
+}
+
 // Release gives up the segments that only hold entries at or below index, which must not be above the last mark. They
 // are deleted in the background as MaxWALs says.
 func (l *Log) Release(index uint64) (err error) {

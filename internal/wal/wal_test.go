@@ -477,3 +477,39 @@ func TestCheck(t *testing.T) {
 	require.ErrorIs(t, Check(zap.NewNop(), dir, 60), ErrCorrupt)
 	require.ErrorIs(t, Check(zap.NewNop(), t.TempDir(), 0), ErrCorrupt)
 }
+
+// A snapshot that was received stands for all before it, once the hard state that commits it is written too.
+func TestInstall(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "wal")
+	l, err := Create(zap.NewNop(), dir, Metadata{NodeID: 1, ClusterID: 2}, Options{})
+	require.NoError(t, err)
+	cs := &raftpb.ConfState{Voters: []uint64{1, 2}}
+	require.NoError(t, l.Append(&raftpb.HardState{Term: new(uint64(1)), Vote: new(uint64(1)), Commit: new(uint64(3))}, entriesOf(1, 1, 3)))
+	require.NoError(t, l.Install(50, 2, cs))
+	marks, err := Marks(zap.NewNop(), dir)
+	require.NoError(t, err)
+	require.Equal(t, []Mark{{}}, marks, "nothing says yet that it is committed")
+	require.NoError(t, l.Append(&raftpb.HardState{Term: new(uint64(2)), Vote: new(uint64(0)), Commit: new(uint64(50))}, entriesOf(2, 51, 52)))
+	require.NoError(t, l.Mark(50, 2, cs))
+	require.NoError(t, l.Release(50))
+	require.NoError(t, l.Close())
+	marks, err = Marks(zap.NewNop(), dir)
+	require.NoError(t, err)
+	require.Contains(t, marks, Mark{Index: 50, Term: 2})
+
+	l, r, err := Open(zap.NewNop(), dir, 51, Options{})
+	require.NoError(t, err)
+	require.Equal(t, Mark{Index: 50, Term: 2}, r.Mark)
+	require.Len(t, r.Entries, 2)
+	require.Equal(t, uint64(50), r.HardState.GetCommit())
+	require.NoError(t, l.Close())
+	_, err = Marks(zap.NewNop(), filepath.Join(dir, "none"))
+	require.Error(t, err)
+}
+
+func entriesOf(term, from, to uint64) (ents []*raftpb.Entry) {
+	for i := from; i <= to; i++ {
+		ents = append(ents, &raftpb.Entry{Term: &term, Index: new(i), Data: []byte("x")})
+	}
+	return ents
+}
