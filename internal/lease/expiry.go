@@ -101,6 +101,22 @@ func (e *Expiry) Apply(changes []Change, now time.Time) {
 	}
 }
 
+// Replace takes over a table that was loaded anew, as its first Changes tell it: leases that are not in it are gone.
+func (e *Expiry) Replace(loaded []Change, now time.Time) {
+	known := make(map[int64]bool, len(loaded))
+	for _, c := range loaded {
+		known[c.Lease.ID] = true
+	}
+	e.mu.Lock()
+	for id := range e.mu.leases {
+		if !known[id] {
+			e.revoked(id)
+		}
+	}
+	e.mu.Unlock()
+	e.Apply(loaded, now)
+}
+
 func (e *Expiry) revoked(id int64) {
 	it := e.mu.leases[id]
 	if it == nil {

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
 )
 
 // model is Expiry without queues: it looks at every lease every time.
@@ -228,4 +230,20 @@ func BenchmarkMillionLeases(b *testing.B) {
 			}
 		}
 	})
+}
+
+// A table that a snapshot brought replaces what was known.
+func TestReplace(t *testing.T) {
+	now := time.Now()
+	e := NewExpiry(Options{}, now)
+	e.Apply([]Change{{Granted, Lease{ID: 1, TTL: 60}}, {Granted, Lease{ID: 2, TTL: 60}}}, now)
+	e.Replace([]Change{{Granted, Lease{ID: 2, TTL: 90, Remaining: 30}}, {Granted, Lease{ID: 3, TTL: 60}}}, now)
+	require.ElementsMatch(t, []int64{2, 3}, e.All())
+	e.Promote(now, time.Second)
+	left, granted, err := e.Remaining(2, now)
+	require.NoError(t, err)
+	require.Equal(t, int64(90), granted)
+	require.Equal(t, 31*time.Second, left)
+	_, _, err = e.Remaining(1, now)
+	require.ErrorIs(t, err, ErrNotFound)
 }
