@@ -113,7 +113,7 @@ func (v *View) CheckTxn(who auth.Identity, req *pb.TxnRequest) error {
 // CheckLeaseKeys decides whether somebody may access every key that hangs on a lease now. Errors: those of
 // auth.View.Check.
 func (s *State) CheckLeaseKeys(users *auth.View, who auth.Identity, id int64, kind auth.Access) error {
-	return (&access{users: users, leases: s.leases, who: who}).leaseKeys(id, kind)
+	return (&access{users: users, leases: s.Leases(), who: who}).leaseKeys(id, kind)
 }
 
 // permit refuses what the proposer of a data request may not do. Requests of other kinds pass: those of

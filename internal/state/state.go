@@ -33,6 +33,7 @@ type Config struct {
 // View and Leases may be called from any.
 type State struct {
 	eng     engine.Engine
+	cfg     Config
 	store   *mvcc.Store
 	leases  *lease.Table
 	members *membership.Table
@@ -46,6 +47,7 @@ type State struct {
 	hashes    []mvcc.Hash // of the last compactions, oldest first; replaced, never changed
 	batch     engine.Batch
 	published atomic.Pointer[View]
+	shared    atomic.Pointer[lease.Table] // leases, for others than the applier
 	// retired are views that were replaced while somebody read them.
 	retired []*View
 }
@@ -70,12 +72,31 @@ func (v *View) Release() { v.pins.Add(-1) }
 
 // Open builds the state from what the engine holds: nothing, or what a member left there.
 func Open(eng engine.Engine, cfg Config) (_ *State, err error) {
-	s := &State{eng: eng, quota: cfg.Quota}
+	s := &State{eng: eng, cfg: cfg, quota: cfg.Quota}
 	if err := s.load(cfg); err != nil {
 		return nil, fmt.Errorf("state: open: %w", err)
 	}
+	s.shared.Store(s.leases)
 	s.publish()
 	return s, nil
+}
+
+// Reload begins anew from what the engine holds now: the state of another member, which a snapshot has brought and
+// which is newer than what was there. It belongs to the applier. LoadedLeases tells of its leases as after Open, and the
+// changes of users come with the next turn. Checksums of compactions were of the history before and are forgotten. An
+// error is a failure.
+func (s *State) Reload() (*View, error) {
+	next := &State{eng: s.eng}
+	if err := next.load(s.cfg); err != nil {
+		return nil, fmt.Errorf("state: reload: %w", err)
+	}
+	if next.applied.Index < s.applied.Index {
+		return nil, fmt.Errorf("state: reload: the engine's index %d is older than the %d that was applied", next.applied.Index, s.applied.Index)
+	}
+	s.store, s.leases, s.members, s.alarms, s.users = next.store, next.leases, next.members, next.alarms, next.users
+	s.applied, s.conf, s.others, s.hashes = next.applied, next.conf, next.others, nil
+	s.shared.Store(s.leases)
+	return s.publish(), nil
 }
 
 func (s *State) load(cfg Config) (err error) {
@@ -119,7 +140,7 @@ func (s *State) load(cfg Config) (err error) {
 func (s *State) Applied() Applied { return s.applied }
 
 // Leases returns the lease table, whose reading methods may be called from any goroutine.
-func (s *State) Leases() *lease.Table { return s.leases }
+func (s *State) Leases() *lease.Table { return s.shared.Load() }
 
 // LoadedLeases returns, once after Open, all leases as changes from nothing, for an Expiry to begin with.
 func (s *State) LoadedLeases() []lease.Change { return s.leases.Changes() }
