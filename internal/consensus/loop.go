@@ -24,7 +24,7 @@ const (
 	waitBase = 5 * time.Second
 )
 
-// loop owns raft. Its methods run on one goroutine, that of Node.Run.
+// loop owns raft. Its methods run on one goroutine, that of Node.Run or of the Hand.
 type loop struct {
 	node    *Node
 	core    *core
@@ -33,6 +33,7 @@ type loop struct {
 	waiting []waitingProposal
 	reads   readRounds
 	full    bool // more is unflushed than may be, as the inbox was told
+	in      arrivals
 
 	questions []func(map[uint64]uint64, error) // about progress; they came as commands, which are bounded
 }
@@ -77,17 +78,10 @@ func (n *Node) Run(ctx context.Context) error {
 }
 
 func (l *loop) run(ctx context.Context) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = panicError(r)
-			l.node.cfg.Logger.Error("raft is in an impossible state; stopping the member",
-				zap.Error(err), zap.ByteString("stack", debug.Stack()))
-		}
-	}()
+	defer l.recovered(&err)
 	ticker := time.NewTicker(l.node.cfg.TickInterval)
 	defer ticker.Stop()
 	l.node.inbox.poke()
-	var in arrivals
 	for {
 		select {
 		case <-ctx.Done():
@@ -96,15 +90,30 @@ func (l *loop) run(ctx context.Context) (err error) {
 			l.tick()
 		case <-l.node.inbox.wake:
 		}
-		in, err = l.node.inbox.take(in)
-		l.accept(&in)
-		if err != nil {
-			return err
-		}
-		if err := l.turn(&in); err != nil {
+		if err := l.takeTurn(); err != nil {
 			return err
 		}
 	}
+}
+
+// recovered turns a panic of raft into the error that stops the member.
+func (l *loop) recovered(err *error) {
+	if r := recover(); r != nil {
+		*err = panicError(r)
+		l.node.cfg.Logger.Error("raft is in an impossible state; stopping the member",
+			zap.Error(*err), zap.ByteString("stack", debug.Stack()))
+	}
+}
+
+// takeTurn takes a turn with all that has come in.
+func (l *loop) takeTurn() error {
+	in, err := l.node.inbox.take(l.in)
+	l.in = in
+	l.accept(&in)
+	if err != nil {
+		return err
+	}
+	return l.turn(&in)
 }
 
 // tick advances raft's clock and ours.

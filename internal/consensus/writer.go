@@ -26,6 +26,8 @@ type logWriter struct {
 	inbox     *inbox
 	counters  *Counters
 	wake      chan struct{} // of capacity 1
+	spare     []*raftpb.Message
+	marked    checkpoint
 
 	mu struct {
 		sync.Mutex
@@ -103,25 +105,28 @@ func (w *logWriter) take(spare []*raftpb.Message) (msgs []*raftpb.Message, cp ch
 
 // run writes until stop or an error of the log.
 func (w *logWriter) run() error {
-	var spare []*raftpb.Message
-	var marked checkpoint
 	for range w.wake {
-		msgs, cp, stopped := w.take(spare)
-		if err := w.write(msgs); err != nil {
+		if stopped, err := w.writeQueued(); stopped || err != nil {
 			return err
 		}
-		if cp.index > marked.index {
-			if err := w.checkpoint(cp); err != nil {
-				return err
-			}
-			marked = cp
-		}
-		if stopped {
-			return nil
-		}
-		spare = msgs
 	}
 	return nil
+}
+
+// writeQueued writes all that is queued, and says whether stop was called before.
+func (w *logWriter) writeQueued() (stopped bool, err error) {
+	msgs, cp, stopped := w.take(w.spare)
+	w.spare = msgs
+	if err := w.write(msgs); err != nil {
+		return stopped, err
+	}
+	if cp.index > w.marked.index {
+		if err := w.checkpoint(cp); err != nil {
+			return stopped, err
+		}
+		w.marked = cp
+	}
+	return stopped, nil
 }
 
 // write makes messages durable, with one Append for all whose entries follow on each other, and answers them.
