@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -249,8 +250,27 @@ func (l *loop) publish() {
 	}
 }
 
+// dropBound drops the proposals that are bound to a term in which this member does not lead.
+func (l *loop) dropBound() {
+	bound := func(p waitingProposal) bool { return p.Term != 0 && !l.core.leadsIn(p.Term) }
+	if !slices.ContainsFunc(l.waiting, bound) {
+		return
+	}
+	var kept, dropped []waitingProposal
+	for _, p := range l.waiting {
+		if bound(p) {
+			dropped = append(dropped, p)
+		} else {
+			kept = append(kept, p)
+		}
+	}
+	l.waiting = kept
+	l.drop(dropped, ErrLeaderChanged)
+}
+
 // propose offers what waits to raft, as much as a turn may, in one message.
 func (l *loop) propose() {
+	l.dropBound()
 	if len(l.waiting) == 0 || !l.core.hasLeader() {
 		return
 	}

@@ -21,7 +21,8 @@ var (
 	ErrBusy = errors.New("consensus: too many requests are waiting")
 	// ErrStopped says that the node does not run any more.
 	ErrStopped = errors.New("consensus: stopped")
-	// ErrLeaderChanged says that the leader that was asked for a read index is leader no more: ask again.
+	// ErrLeaderChanged says that the leader that was asked for a read index, or whose term a proposal was bound to, is
+	// leader no more: ask again.
 	ErrLeaderChanged = errors.New("consensus: the leader changed")
 	// ErrTimeout says that something waited for a leader or for an answer longer than a request may.
 	ErrTimeout = errors.New("consensus: timed out")
@@ -80,9 +81,13 @@ type First struct{ Index, Term uint64 }
 type Proposal struct {
 	Type raftpb.EntryType // EntryNormal, or EntryConfChange with an encoded raftpb.ConfChange
 	Data []byte
+	// Term, if not 0, is the only term in which the proposal may enter the log, and only through this member as its
+	// leader: it rests on what no other leader vouches for. Without it a proposal waits for any leader and is
+	// forwarded.
+	Term uint64
 	// Dropped, if not nil, is called at most once, by the loop, and must not block. It is called only if the proposal
 	// certainly never entered the log: with raft.ErrProposalDropped during a leader transfer, ErrTimeout if no leader
-	// appeared in time, ErrStopped. That it is not called says nothing: a leader that loses its office may lose the
+	// appeared in time, ErrLeaderChanged if Term is over, ErrStopped. That it is not called says nothing: a leader that loses its office may lose the
 	// entry too.
 	Dropped func(error)
 }

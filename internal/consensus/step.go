@@ -312,6 +312,12 @@ const noIndexYet = ^uint64(0)
 // holdsConfChanges reports whether conf changes must wait until more is applied.
 func (c *core) holdsConfChanges() bool { return c.applied.applied < c.heldConfChanges }
 
+// leadsIn reports whether this member leads now, in this term.
+func (c *core) leadsIn(term uint64) bool {
+	st := c.rn.BasicStatus()
+	return st.RaftState == raft.StateLeader && st.GetTerm() == term
+}
+
 // canRead reports whether a read-index round can be answered: a leader is known, and if it is us, an entry of our own
 // term is committed. raft itself asks for the latter only when there are other voters; but also the commit index of
 // a sole voter that has restarted can lie behind what was acknowledged before, until it has committed anew.

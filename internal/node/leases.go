@@ -31,50 +31,58 @@ const (
 func (m *Member) keepLeases(ctx context.Context) error {
 	ticker := time.NewTicker(expiryInterval)
 	defer ticker.Stop()
-	leads := false
+	var term uint64 // whose leases are kept, 0 for none
 	for {
 		changed := m.cons.LeaderChanged()
-		if now := m.leads(); now != leads && (!now || m.readIndex(ctx) == nil) {
+		now := m.leadsIn()
+		if term != 0 && now != term {
+			// Also if this member leads again: what another leader has promised meanwhile is not known here.
+			term = 0
+			m.primary.Store(false)
+			m.expiry.Demote()
+		}
+		if term == 0 && now != 0 && m.readIndex(ctx) == nil && m.leadsIn() == now {
 			// A leader has applied all that was committed before it: Promote must know of each checkpoint. If
 			// it has not in time, the next turn tries again.
-			leads = now
-			if leads {
-				m.expiry.Promote(time.Now(), m.cfg.ElectionTimeout)
-			} else {
-				m.expiry.Demote()
-			}
-			m.primary.Store(leads)
+			term = now
+			m.expiry.Promote(time.Now(), m.cfg.ElectionTimeout)
+			m.primary.Store(true)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
 		case now := <-ticker.C:
-			if leads {
-				m.revokeExpired(now)
-				m.checkpoint(m.expiry.Checkpoints(now, checkpointBatch))
+			if term != 0 {
+				m.revokeExpired(now, term)
+				m.checkpoint(m.expiry.Checkpoints(now, checkpointBatch), term)
 			}
 		}
 	}
 }
 
-func (m *Member) leads() bool {
-	st := m.cons.Status()
-	return st.Lead == st.ID
+func (m *Member) leads() bool { return m.leadsIn() != 0 }
+
+// leadsIn returns the term that this member leads, 0 if it does not lead.
+func (m *Member) leadsIn() uint64 {
+	if st := m.cons.Status(); st.Lead == st.ID {
+		return st.Term
+	}
+	return 0
 }
 
 // revokeExpired proposes to revoke what has ended. Nobody waits for the outcome: what does not come
 // through is due again later.
-func (m *Member) revokeExpired(now time.Time) {
+func (m *Member) revokeExpired(now time.Time, term uint64) {
 	for _, id := range m.expiry.Expired(now, expiryBatch) {
-		m.proposeQuietly(&pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: id}})
+		m.proposeQuietly(&pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: id}}, term)
 	}
 }
 
-func (m *Member) checkpoint(due []lease.Checkpoint) {
+func (m *Member) checkpoint(due []lease.Checkpoint, term uint64) {
 	for len(due) > 0 {
 		n := min(len(due), checkpointBatch)
-		m.proposeQuietly(&pb.InternalRaftRequest{LeaseCheckpoint: checkpointRequest(due[:n])})
+		m.proposeQuietly(&pb.InternalRaftRequest{LeaseCheckpoint: checkpointRequest(due[:n])}, term)
 		due = due[n:]
 	}
 }
@@ -87,9 +95,10 @@ func checkpointRequest(due []lease.Checkpoint) *pb.LeaseCheckpointRequest {
 	return req
 }
 
-// proposeQuietly proposes a request whose outcome shows in the state, in the name of root: what a member
-// does by itself is not stopped by permissions.
-func (m *Member) proposeQuietly(req *pb.InternalRaftRequest) {
+// proposeQuietly proposes, as the leader of a term, a request whose outcome shows in the state, in the name of root:
+// what a member does by itself is not stopped by permissions. It is lost if another leader comes before it is in
+// the log, because it rests on the times that this member keeps.
+func (m *Member) proposeQuietly(req *pb.InternalRaftRequest, term uint64) {
 	req.Header = &pb.RequestHeader{ID: m.ids.Next()}
 	if users := m.state.Users(); users.Enabled() {
 		root := users.Identity(auth.RootUser)
@@ -97,7 +106,7 @@ func (m *Member) proposeQuietly(req *pb.InternalRaftRequest) {
 	}
 	data, err := proto.Marshal(req)
 	if err == nil {
-		err = m.cons.Propose(consensus.Proposal{Type: raftpb.EntryNormal, Data: data})
+		err = m.cons.Propose(consensus.Proposal{Type: raftpb.EntryNormal, Data: data, Term: term})
 	}
 	if err != nil && !errors.Is(err, consensus.ErrStopped) {
 		m.lg.Warn("could not propose lease work; it will be due again", zap.Error(err))
@@ -107,7 +116,8 @@ func (m *Member) proposeQuietly(req *pb.InternalRaftRequest) {
 // checkpointAll notes the remaining time of all leases, so that a stop and a start do not renew them. The
 // last entry is waited for: the others are before it in the log.
 func (m *Member) checkpointAll() {
-	if !m.primary.Load() {
+	term := m.leadsIn()
+	if !m.primary.Load() || term == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), m.patience)
@@ -121,7 +131,7 @@ func (m *Member) checkpointAll() {
 		}
 	}
 	last := max(0, len(due)-1) / checkpointBatch * checkpointBatch
-	m.checkpoint(due[:last])
+	m.checkpoint(due[:last], term)
 	if due = due[last:]; len(due) == 0 {
 		return
 	}
