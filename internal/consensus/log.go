@@ -20,9 +20,9 @@ type Log interface {
 	Mark(index, term uint64, cs *raftpb.ConfState) error
 
 	// Install records durably that a snapshot of another member, durable beside the log, stands for everything up to
-	// index, with the term there and the configuration after it. What the log holds at or below index, and above it,
-	// is void: the next entry follows on index. The hard state that commits index comes with the next Append, and
-	// until then a restart may find the log as it was before.
+	// index, with the term there and the configuration after it, and that index is committed. What the log held before,
+	// at or below index and above it, is void: the next entry follows on index. A crash before it returns leaves the
+	// log as it was, or installed.
 	Install(index, term uint64, cs *raftpb.ConfState) error
 
 	// Release gives back the space of entries at or below index; the log may keep more than that. Never past the

@@ -95,6 +95,10 @@ func (d *logDisk) Install(index, term uint64, _ *raftpb.ConfState) error {
 		return nil
 	}
 	d.records = append(d.records, logRecord{mark: &logMark{index: index, term: term, installed: true}})
+	if d.hs.GetCommit() < index {
+		d.hs = &raftpb.HardState{Term: new(d.hs.GetTerm()), Vote: new(d.hs.GetVote()), Commit: &index}
+		d.records = append(d.records, logRecord{hs: d.hs})
+	}
 	d.sync()
 	return nil
 }

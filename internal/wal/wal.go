@@ -132,6 +132,9 @@ func Open(lg *zap.Logger, dir string, applied uint64, opts Options) (l *Log, r *
 	if err != nil {
 		return nil, nil, fmt.Errorf("open raft log %s: %w", dir, err)
 	}
+	if err := r.dropVoid(dir); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("open raft log %s: %w", dir, err), w.Close())
+	}
 	l = newLog(lg, dir, w, opts)
 	l.hs, l.last = r.HardState, r.Mark.Index+uint64(len(r.Entries))
 	return l, r, nil
@@ -266,8 +269,9 @@ func (l *Log) Mark(index, term uint64, cs *raftpb.ConfState) (err error) {
 	return nil
 }
 
-// Install records and syncs that a snapshot of another member, durable elsewhere, stands for everything up to index.
-// The next entry follows on index. A restart believes the record once a hard state with that commit index is written.
+// Install records and syncs that a snapshot of another member, durable elsewhere, stands for everything up to index,
+// which is committed. What the log held before is void: the next entry follows on index. A crash leaves the log as it
+// was, or installed.
 func (l *Log) Install(index, term uint64, cs *raftpb.ConfState) (err error) {
 	if l.failed != nil {
 		return fmt.Errorf("install index %d in raft log %s after a failed write: %w", index, l.dir, l.failed)
@@ -275,6 +279,15 @@ func (l *Log) Install(index, term uint64, cs *raftpb.ConfState) (err error) {
 	defer func() { l.failed = err }()
 	defer recovered(&err, "install a snapshot in", l.dir)
 	if err := l.wal.SaveSnapshot(&walpb.Snapshot{Index: &index, Term: &term, ConfState: cs}); err != nil {
+		return fmt.Errorf("install index %d in raft log %s: %w", index, l.dir, err)
+	}
+	// Readers believe the record only if its index is committed. In this order, because a log that ends below its
+	// commit index is damaged.
+	hs := &raftpb.HardState{Term: new(l.hs.GetTerm()), Vote: new(l.hs.GetVote()), Commit: new(max(index, l.hs.GetCommit()))}
+	if err := l.Append(hs, nil); err != nil {
+		return err
+	}
+	if err := l.wal.Sync(); err != nil { // a hard state that only commits is not synced
 		return fmt.Errorf("install index %d in raft log %s: %w", index, l.dir, err)
 	}
 	l.last = index

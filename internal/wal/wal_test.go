@@ -478,7 +478,7 @@ func TestCheck(t *testing.T) {
 	require.ErrorIs(t, Check(zap.NewNop(), t.TempDir(), 0), ErrCorrupt)
 }
 
-// A snapshot that was received stands for all before it, once the hard state that commits it is written too.
+// A snapshot that was received stands for all before it.
 func TestInstall(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "wal")
 	l, err := Create(zap.NewNop(), dir, Metadata{NodeID: 1, ClusterID: 2}, Options{})
@@ -488,7 +488,7 @@ func TestInstall(t *testing.T) {
 	require.NoError(t, l.Install(50, 2, cs))
 	marks, err := Marks(zap.NewNop(), dir)
 	require.NoError(t, err)
-	require.Equal(t, []Mark{{}}, marks, "nothing says yet that it is committed")
+	require.Equal(t, []Mark{{}, {Index: 50, Term: 2}}, marks, "it is believed without another write")
 	require.NoError(t, l.Append(&raftpb.HardState{Term: new(uint64(2)), Vote: new(uint64(0)), Commit: new(uint64(50))}, entriesOf(2, 51, 52)))
 	require.NoError(t, l.Mark(50, 2, cs))
 	require.NoError(t, l.Release(50))
@@ -505,6 +505,34 @@ func TestInstall(t *testing.T) {
 	require.NoError(t, l.Close())
 	_, err = Marks(zap.NewNop(), filepath.Join(dir, "none"))
 	require.Error(t, err)
+}
+
+// TestInstallVoidsWhatWasBefore installs a snapshot into a log that goes on beyond it, with entries of another history.
+func TestInstallVoidsWhatWasBefore(t *testing.T) {
+	l, dir := create(t, Options{})
+	cs := &raftpb.ConfState{Voters: []uint64{1, 2}}
+	require.NoError(t, l.Append(hardState(1, 1, 3), entries(1, 1, 60)))
+	require.NoError(t, l.Install(50, 2, cs))
+	require.NoError(t, l.Close())
+	l, r := open(t, dir, 50, Options{})
+	require.Equal(t, Mark{Index: 50, Term: 2}, r.Mark)
+	require.Empty(t, r.Entries)
+	require.Equal(t, uint64(50), r.HardState.GetCommit())
+	require.Equal(t, uint64(50), l.last)
+
+	require.NoError(t, l.Append(hardState(2, 1, 50), entries(2, 51, 54)))
+	require.NoError(t, l.Close())
+	l, r = open(t, dir, 50, Options{})
+	require.Equal(t, "51-54@2", indexes(r.Entries), "what follows on it is good")
+
+	// As is what a mark has behind it that was there before.
+	require.NoError(t, l.Append(nil, entries(2, 55, 56)))
+	require.NoError(t, l.Mark(53, 2, cs))
+	require.NoError(t, l.Close())
+	l, r = open(t, dir, 55, Options{})
+	require.Equal(t, Mark{Index: 53, Term: 2}, r.Mark)
+	require.Equal(t, "54-56@2", indexes(r.Entries))
+	require.NoError(t, l.Close())
 }
 
 func entriesOf(term, from, to uint64) (ents []*raftpb.Entry) {
