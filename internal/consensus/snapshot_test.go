@@ -118,3 +118,16 @@ func TestHold(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, uint64(104), snap.GetMetadata().GetIndex())
 }
+
+// TestCheckpointFromBeforeASnapshot flushes an engine while a snapshot is on its way to the log.
+func TestCheckpointFromBeforeASnapshot(t *testing.T) {
+	log := &fakeLog{}
+	w := newLogWriter(log, nil, 1, newInbox(), &Counters{}, nil)
+	w.add([]*raftpb.Message{{Type: raftpb.MsgStorageAppend.Enum(), Snapshot: &raftpb.Snapshot{
+		Metadata: &raftpb.SnapshotMetadata{Index: proto.Uint64(50), Term: proto.Uint64(2)}}}})
+	w.mark(checkpoint{position: position{40, 1}})
+	w.stop()
+	require.NoError(t, w.run())
+	require.Equal(t, []position{{50, 2}}, log.mu.installed)
+	require.Zero(t, log.mu.mark, "the log begins behind it")
+}

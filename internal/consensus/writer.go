@@ -145,6 +145,8 @@ func (w *logWriter) write(msgs []*raftpb.Message) error {
 			if err := w.log.Install(meta.GetIndex(), meta.GetTerm(), meta.GetConfState()); err != nil {
 				return fmt.Errorf("record in the raft log a snapshot at index %d: %w", meta.GetIndex(), err)
 			}
+			// What the engine was before has nothing more to say about the log.
+			w.marked.position = position{meta.GetIndex(), meta.GetTerm()}
 		}
 		next := m.GetEntries()
 		if len(ents) > 0 && len(next) > 0 && next[0].GetIndex() != ents[len(ents)-1].GetIndex()+1 {
