@@ -8,10 +8,15 @@ FUZZTIME ?= 20s
 DATA    ?= default.etcd
 ARGS    ?=
 
+# How many seeds `make sim` simulates, from which one on, and in how many processes: each runs one seed at a time.
+SEEDS   ?= 20000
+FIRST_SEED ?= 1
+SIM_PROCESSES ?= $(shell nproc 2>/dev/null || echo 1)
+
 # The least statement coverage of a package, in percent.
 COVERAGE ?= 75
 
-.PHONY: build run test cover etcdctl lint fuzz bench compat interchange crash clean
+.PHONY: build run test cover etcdctl lint fuzz bench compat interchange crash sim clean
 
 build: ## bin/dolmen, and bin/etcd as a link to it
 	$(GO) build -buildvcs=auto -o $(OUT)/dolmen ./cmd/dolmen
@@ -61,6 +66,17 @@ interchange: ## 100,000 keys from a real etcd to ours and back, on each engine
 crash: ## the long kill-and-restart and power-cut rounds, on each engine
 	$(GO) test -count=1 -v -timeout 60m ./internal/node -run Crash -args -rounds 100
 	cd tests && $(GO) test -count=1 -v -timeout 120m ./robustness -args -rounds 100
+
+sim: ## SEEDS simulated clusters, each from its seed; a failure prints its seed, and FIRST_SEED=n SEEDS=1 repeats it
+	$(GO) test -c -o $(OUT)/sim.test ./internal/sim
+	@share=$$((($(SEEDS) + $(SIM_PROCESSES) - 1) / $(SIM_PROCESSES))); first=$(FIRST_SEED); end=$$(($(FIRST_SEED) + $(SEEDS))); pids=; \
+	while [ $$first -lt $$end ]; do \
+		left=$$((end - first)); \
+		$(OUT)/sim.test -test.run '^TestSeeds$$' -test.timeout 0 -progress 15s -first-seed $$first \
+			-seeds $$((left < share ? left : share)) & pids="$$pids $$!"; \
+		first=$$((first + share)); \
+	done; \
+	failed=0; for pid in $$pids; do wait $$pid || failed=1; done; exit $$failed
 
 clean: ## what was built, and the data of `make run`
 	rm -rf $(OUT) $(DATA) tests/bin

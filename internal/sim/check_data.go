@@ -2,6 +2,7 @@ package sim
 
 import (
 	prng "math/rand/v2"
+	"slices"
 )
 
 // dataCheck holds that what clients were told is what the history says: a write that was acknowledged made its
@@ -10,9 +11,11 @@ type dataCheck struct {
 	*world
 	operations []*operation // with an answer, or with an unknown outcome
 	seen       map[string][]string
+	newest     int64 // revision that any client has seen
 }
 
 func (c *dataCheck) invoked(op *operation) {
+	op.seen = c.newest
 	if op.kind == opPut || op.kind == opSwap {
 		// Newest last; a swap expects one of the last few.
 		c.seen[op.key] = append(c.seen[op.key], op.value)
@@ -33,7 +36,8 @@ func (c *dataCheck) refused(*operation) {}
 
 // lost is told of one of which nobody knows. Only those that write matter.
 func (c *dataCheck) lost(op *operation) {
-	if op.kind != opGet && op.kind != opStale {
+	switch op.kind {
+	case opPut, opDelete, opSwap:
 		c.operations = append(c.operations, op)
 	}
 }
@@ -41,6 +45,10 @@ func (c *dataCheck) lost(op *operation) {
 func (c *dataCheck) answered(op *operation) {
 	c.operations = append(c.operations, op)
 	c.check(op)
+	if op.kind != opStale && op.revision < op.seen {
+		c.violated("real time", "client %d was answered from revision %d, a client had seen %d before it asked", op.client, op.revision, op.seen)
+	}
+	c.newest = max(c.newest, op.revision)
 }
 
 // check compares an answer with the history.
@@ -51,6 +59,9 @@ func (c *dataCheck) check(op *operation) {
 	}
 	value, since := c.revisions.at(op.key, op.revision)
 	switch op.kind {
+	case opRange:
+		c.checkRange(op)
+		return
 	case opGet, opStale:
 		if value != op.found || since != op.mod {
 			c.violated("answers", "client %d has found %q of revision %d under %s at revision %d, where %q of revision %d was",
@@ -76,6 +87,19 @@ func (c *dataCheck) check(op *operation) {
 	if value != op.value || since != op.revision {
 		c.violated("lost write", "client %d has put %q under %s at revision %d, where %q of revision %d is", op.client, op.value, op.key,
 			op.revision, value, since)
+	}
+}
+
+// checkRange compares what a range has found with what was there at its revision.
+func (c *dataCheck) checkRange(op *operation) {
+	var want []found
+	for i := range dataKeys {
+		if value, since := c.revisions.at(dataKey(i), op.at); since > 0 {
+			want = append(want, found{dataKey(i), value, since})
+		}
+	}
+	if !slices.Equal(want, op.pairs) {
+		c.violated("answers", "client %d has found %v at revision %d, where %v was", op.client, op.pairs, op.at, want)
 	}
 }
 

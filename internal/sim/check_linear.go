@@ -51,7 +51,7 @@ var register = porcupine.Model{
 func (c *dataCheck) linearizable() {
 	byKey := map[string][]porcupine.Operation{}
 	for _, op := range c.operations {
-		if op.kind == opStale || !op.known && !c.log.appliedRequest(op.request) {
+		if op.kind == opStale || op.kind == opRange || !op.known && !c.log.appliedRequest(op.request) {
 			continue
 		}
 		returned := op.returned

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -27,9 +28,10 @@ const (
 	opPut
 	opDelete
 	opSwap
+	opRange
 )
 
-var kindNames = [...]string{"get", "get-serializable", "put", "delete", "swap"}
+var kindNames = [...]string{"get", "get-serializable", "put", "delete", "swap", "range"}
 
 // operation is one request of a client on a data key, as the client saw it.
 type operation struct {
@@ -46,7 +48,16 @@ type operation struct {
 	found    string // by a get, "" for nothing
 	mod      int64  // of what was found
 	swapped  bool
-	removed  bool // by a delete
+	removed  bool    // by a delete
+	at       int64   // revision that a range is read at
+	pairs    []found // by a range
+	seen     int64   // the newest revision that any client had seen when this was asked for
+}
+
+// found is a key that a range has found.
+type found struct {
+	key, value string
+	mod        int64
 }
 
 // client is one client of the cluster. It has one request at a time.
@@ -56,6 +67,7 @@ type client struct {
 	at     *member // whom it asks
 	busy   bool
 	serial int
+	again  *operation // to be asked for once more: nobody knows what became of it
 	lease  heldLease
 }
 
@@ -154,15 +166,21 @@ func (w *world) someMember() *member {
 
 func dataKey(i int) string { return fmt.Sprintf("data/%d", i) }
 
-// useData is one operation on a data key.
-func (c *client) useData() {
+// draw returns an operation, one that was lost again or a new one.
+func (c *client) draw() *operation {
+	if lost := c.again; lost != nil {
+		c.again = nil
+		return &operation{client: c.number, kind: lost.kind, key: lost.key, value: lost.value, expect: lost.expect}
+	}
 	c.serial++
-	op := &operation{client: c.number, key: dataKey(c.rng.IntN(dataKeys)), invoked: c.now}
+	op := &operation{client: c.number, key: dataKey(c.rng.IntN(dataKeys)), value: fmt.Sprintf("c%d.%d", c.number, c.serial)}
 	switch n := c.rng.IntN(100); {
-	case n < 35:
+	case n < 30:
 		op.kind = opGet
-	case n < 45:
+	case n < 40:
 		op.kind = opStale
+	case n < 45:
+		op.kind = opRange
 	case n < 75:
 		op.kind = opPut
 	case n < 82:
@@ -170,12 +188,20 @@ func (c *client) useData() {
 	default:
 		op.kind, op.expect = opSwap, c.data.newestSeen(c.rng, op.key)
 	}
-	op.value = fmt.Sprintf("c%d.%d", c.number, c.serial)
+	return op
+}
+
+// useData is one operation on data keys.
+func (c *client) useData() {
+	op := c.draw()
+	op.invoked = c.now
 	c.data.invoked(op)
 	c.call(func(m *member, reply func(func())) {
-		if op.kind == opGet || op.kind == opStale {
+		switch op.kind {
+		case opGet, opStale, opRange:
 			c.get(m, op, reply)
 			return
+		case opPut, opDelete, opSwap:
 		}
 		op.request = m.propose(op.proposal(), func(r state.Result, err error) {
 			reply(func() { c.wrote(op, r, err) })
@@ -221,27 +247,39 @@ func (c *client) wrote(op *operation, r state.Result, err error) {
 	c.answered(op)
 }
 
-// get reads a key.
+// get reads a key, or all of them at a revision that is not long ago.
 func (c *client) get(m *member, op *operation, reply func(func())) {
-	m.read(op.kind == opGet, func(err error) {
+	m.read(op.kind != opStale && !c.options.breaks.staleReads, func(err error) {
 		if err != nil {
 			reply(func() { c.data.refused(op) })
 			return
 		}
 		v := m.state.View()
 		defer v.Release()
-		res, err := v.KV.Range(mvcc.RangeOptions{Key: []byte(op.key)})
-		if err != nil {
+		what := mvcc.RangeOptions{Key: []byte(op.key)}
+		if op.kind == opRange {
+			op.at = max(1, v.KV.Current()-c.rng.Int64N(40))
+			what = mvcc.RangeOptions{Key: []byte("data/"), End: []byte("data0"), Revision: op.at}
+		}
+		res, err := v.KV.Range(what)
+		switch {
+		case errors.Is(err, mvcc.ErrCompacted):
+			reply(func() { c.data.refused(op) })
+			return
+		case err != nil:
 			c.violated("failure", "%s cannot read %s: %v", m.name, op.key, err)
 			return
 		}
 		op.revision = res.Revision
-		if len(res.KVs) > 0 {
-			kv, err := mvcc.DecodeKeyValue(res.KVs[0])
+		for _, encoded := range res.KVs {
+			kv, err := mvcc.DecodeKeyValue(encoded)
 			if err != nil {
-				c.violated("failure", "%s has read %s: %v", m.name, op.key, err)
+				c.violated("failure", "%s has read what is no key-value: %v", m.name, err)
 			}
-			op.found, op.mod = string(kv.Value), kv.Mod
+			op.pairs = append(op.pairs, found{string(kv.Key), string(kv.Value), kv.Mod})
+		}
+		if len(op.pairs) > 0 && op.kind != opRange {
+			op.found, op.mod = op.pairs[0].value, op.pairs[0].mod
 		}
 		reply(func() { c.answered(op) })
 	})
@@ -258,6 +296,9 @@ func (c *client) lost(op *operation) {
 	c.result.Unknown++
 	c.note("client %d: %s %s %q: no answer", c.number, kindNames[op.kind], op.key, op.value)
 	c.data.lost(op)
+	if c.chance(50) {
+		c.again = op
+	}
 }
 
 // compact asks for a compaction a bit behind the newest revision.

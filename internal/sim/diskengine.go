@@ -8,6 +8,7 @@ import (
 
 	"github.com/dolmen-io/dolmen/internal/engine"
 	"github.com/dolmen-io/dolmen/internal/engine/memory"
+	"github.com/dolmen-io/dolmen/internal/state"
 )
 
 // diskEngine is an engine in memory on a simulated disk. A crash takes it back to any of its committed batches that
@@ -16,6 +17,8 @@ type diskEngine struct {
 	*memory.Engine
 	commits []commit // the last flushed one, and all after it
 	sum     contentSum
+
+	forgetful bool // break: nothing is made durable, and nobody told
 }
 
 // commit is the content after a batch.
@@ -80,6 +83,9 @@ func (e *diskEngine) Flush() error {
 func (e *diskEngine) beginFlush() (finish func() error) {
 	newest := e.commits[len(e.commits)-1].content
 	return func() error {
+		if e.forgetful {
+			return nil
+		}
 		for i, c := range e.commits {
 			if c.content == newest {
 				e.commits = append([]commit(nil), e.commits[i:]...)
@@ -98,6 +104,22 @@ func (e *diskEngine) Close() error { return e.Flush() }
 // crash returns the engine as it would be opened after a crash.
 func (e *diskEngine) crash(rng *prng.Rand) (*diskEngine, error) {
 	return openEngine(e.commits[rng.IntN(len(e.commits))].content)
+}
+
+// crashForgetful returns the engine at its newest batch that is not above index: what a disk that lies about syncs leaves
+// that fits to what it has left of the log.
+func (e *diskEngine) crashForgetful(index uint64) (*diskEngine, error) {
+	for i := len(e.commits) - 1; ; i-- {
+		was, err := openEngine(e.commits[i].content)
+		if err != nil {
+			return nil, err
+		}
+		at, err := state.Durable(was)
+		if err != nil || at.Index <= index || i == 0 {
+			was.forgetful = true
+			return was, err
+		}
+	}
 }
 
 // nowhere is a directory for an engine that is never flushed to one.

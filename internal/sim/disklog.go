@@ -141,6 +141,16 @@ func (d *logDisk) crash(rng *prng.Rand) {
 	d.synced, d.torn = keep, false
 }
 
+// end returns the index of the newest entry there is.
+func (d *logDisk) end() (index uint64) {
+	for _, rec := range d.records {
+		if rec.entry != nil {
+			index = rec.entry.GetIndex()
+		}
+	}
+	return index
+}
+
 // logContent is what a start reads.
 type logContent struct {
 	hs      *raftpb.HardState

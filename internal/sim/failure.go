@@ -48,7 +48,7 @@ func (w *world) note(format string, args ...any) {
 
 // violated ends the run: the first violation counts.
 func (w *world) violated(checker, format string, args ...any) {
-	if w.failure != nil {
+	if w.failure != nil || checker == w.options.breaks.without {
 		return
 	}
 	w.failure = &Failure{Seed: w.seed, Step: w.step, At: w.now, Checker: checker, Text: fmt.Sprintf(format, args...),

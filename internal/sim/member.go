@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	prng "math/rand/v2"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -37,6 +38,15 @@ type disk struct {
 	log    logDisk
 	engine *diskEngine
 	sides  map[uint64]engine.Snapshot // received snapshots by their index, not installed
+}
+
+// crash forgets what was not synced, and returns the engine that is left.
+func (d *disk) crash(rng *prng.Rand) (*diskEngine, error) {
+	d.log.crash(rng)
+	if d.engine.forgetful {
+		return d.engine.crashForgetful(d.log.end())
+	}
+	return d.engine.crash(rng)
 }
 
 // life is what a member has in memory.
@@ -82,7 +92,8 @@ func (w *world) addMember(who membership.Member, peers []consensus.Peer) error {
 	}
 	m := &member{world: w, name: who.Name, id: who.ID, peers: peers,
 		disk: disk{engine: eng, sides: map[uint64]engine.Snapshot{}}}
-	m.disk.log.forgetful, m.disk.log.forgetMarks = w.options.breaks.dropSyncs, w.options.breaks.forgetInstalled
+	m.disk.log.forgetMarks = w.options.breaks.forgetInstalled
+	m.disk.log.forgetful, eng.forgetful = w.options.breaks.dropSyncs, w.options.breaks.dropSyncs
 	w.members = append(w.members, m)
 	return m.begin()
 }
@@ -187,8 +198,7 @@ func (m *member) crash() error {
 		m.disk.log.torn, m.disk.log.tornAt = true, w.rng.IntN(8)
 		_ = m.hand.WriteLog()
 	}
-	m.disk.log.crash(w.rng)
-	eng, err := m.disk.engine.crash(w.rng)
+	eng, err := m.disk.crash(w.rng)
 	if err != nil {
 		return err
 	}

@@ -13,17 +13,13 @@ type oneRound struct {
 	reads bool // for Stream.Next, which looks at what there is before it looks at Done
 }
 
-var closedChannel = func() chan struct{} {
-	c := make(chan struct{})
-	close(c)
-	return c
-}()
-
 // Done implements context.Context.
 func (c *oneRound) Done() <-chan struct{} {
 	if c.asked || c.reads {
 		c.ended = true
-		return closedChannel
+		ended := make(chan struct{})
+		close(ended)
+		return ended
 	}
 	c.asked = true
 	return nil

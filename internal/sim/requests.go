@@ -79,7 +79,7 @@ func (m *member) change(c membership.Change, done func(state.Result, error)) {
 
 // read calls done when the state reflects all that was acknowledged before, at once if it need not.
 func (m *member) read(linearizable bool, done func(error)) {
-	if !linearizable || m.node.Status().SoleVoter || m.world.options.breaks.staleReads {
+	if !linearizable || m.node.Status().SoleVoter {
 		done(nil)
 		return
 	}
@@ -133,11 +133,11 @@ func (m *member) takeLeases() {
 			return
 		}
 		m.primary = true
-		extend := electionTimeout
+		now := m.now()
 		if m.world.options.breaks.forgetLeases {
-			extend = -time.Hour
+			now = now.Add(-time.Minute)
 		}
-		m.expiry.Promote(m.now(), extend)
+		m.expiry.Promote(now, electionTimeout)
 		m.world.note("%s keeps %d leases", m.name, m.expiry.Len())
 	})
 }
@@ -145,7 +145,11 @@ func (m *member) takeLeases() {
 // proposeAsLeader proposes what only the leader of this term may.
 func (m *member) proposeAsLeader(req *pb.InternalRaftRequest) {
 	term := m.node.Status().Term
-	id := m.proposeIn(term, req, func(state.Result, error) {})
+	bound := term
+	if m.world.options.breaks.forwardLeases {
+		bound = 0
+	}
+	id := m.proposeIn(bound, req, func(state.Result, error) {})
 	m.world.leases.proposed(m, id, term)
 }
 
@@ -157,7 +161,7 @@ func (m *member) renew(id int64, done func(ttl int64, err error)) {
 		done(0, errBehind)
 		return
 	}
-	m.read(true, func(err error) {
+	m.read(!m.world.options.breaks.trustLeader, func(err error) {
 		if err != nil {
 			done(0, err)
 			return

@@ -2,6 +2,8 @@ package sim
 
 import (
 	"flag"
+	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -11,21 +13,91 @@ import (
 var (
 	seeds     = flag.Int("seeds", 5, "how many seeds to run")
 	firstSeed = flag.Uint64("first-seed", 1, "the first of them")
+	progress  = flag.Duration("progress", 0, "how often to say how far it is, 0 for never")
 )
+
+// maxFailures is how many seeds may fail before the rest is not worth running.
+const maxFailures = 3
 
 // TestSeeds runs seeds. Each must do all that makes it worth running.
 func TestSeeds(t *testing.T) {
-	start := time.Now()
+	said := time.Now()
+	began, failures := said, 0
 	var all Result
 	for i := range *seeds {
-		seed := *firstSeed + uint64(i)
-		r, err := Run(Options{Seed: seed})
-		require.NoError(t, err)
+		r, err := Run(Options{Seed: *firstSeed + uint64(i)})
+		if err != nil {
+			t.Error(err)
+			if failures++; failures == maxFailures {
+				break
+			}
+			continue
+		}
 		require.GreaterOrEqual(t, r.Operations, 1000)
 		require.GreaterOrEqual(t, r.Leaders, 1+3, "three changes")
 		require.GreaterOrEqual(t, r.Installs, 1)
+		require.Positive(t, r.Watched)
 		t.Logf("%+v", *r)
-		all.Operations += r.Operations
+		all.add(r)
+		if *progress > 0 && time.Since(said) > *progress {
+			said = time.Now()
+			fmt.Fprintf(os.Stderr, "sim: %d of %d seeds from %d on in %v, %d failed\n", i+1, *seeds, *firstSeed, said.Sub(began).Round(time.Second), failures)
+		}
 	}
-	t.Logf("%d seeds, %d operations in %v", *seeds, all.Operations, time.Since(start))
+	t.Logf("%d seeds in %v: %+v", *seeds, time.Since(began), all)
+	if *progress > 0 {
+		fmt.Fprintf(os.Stderr, "sim: %d seeds from %d on in %v, %d failed: %s\n", *seeds, *firstSeed, time.Since(began).Round(time.Second), failures, all.short())
+	}
+}
+
+func (r *Result) add(s *Result) {
+	r.Steps += s.Steps
+	r.Time += s.Time
+	r.Operations += s.Operations
+	r.Unknown += s.Unknown
+	r.Leaders += s.Leaders
+	r.Installs += s.Installs
+	r.Crashes += s.Crashes
+	r.Changes += s.Changes
+	r.Watched += s.Watched
+	r.Expired += s.Expired
+}
+
+func (r *Result) short() string {
+	return fmt.Sprintf("%d operations, %d of unknown outcome, %d leaders, %d installs, %d crashes, %d membership changes, "+
+		"%d events watched, %d leases run out, %v simulated", r.Operations, r.Unknown, r.Leaders, r.Installs, r.Crashes, r.Changes,
+		r.Watched, r.Expired, r.Time.Round(time.Second))
+}
+
+// TestASeedReplays runs seeds twice: everything that happens is the same.
+func TestASeedReplays(t *testing.T) {
+	for seed := range uint64(3) {
+		once, err := Run(Options{Seed: seed, Trace: true})
+		require.NoError(t, err)
+		again, err := Run(Options{Seed: seed, Trace: true})
+		require.NoError(t, err)
+		require.NotEmpty(t, once.Trace)
+		require.Equal(t, len(once.Trace), len(again.Trace))
+		for i := range once.Trace {
+			require.Equal(t, once.Trace[i], again.Trace[i])
+		}
+		require.Equal(t, once, again)
+		short, err := Run(Options{Seed: seed})
+		require.NoError(t, err)
+		require.Equal(t, once.Digest, short.Digest, "whether the trace is kept changes nothing")
+	}
+}
+
+// TestAFailureReplays runs a seed that fails twice: it fails at the same step, in the same way.
+func TestAFailureReplays(t *testing.T) {
+	broken := Options{Seed: 1, breaks: breaks{reorder: true}}
+	_, err := Run(broken)
+	var once, again *Failure
+	require.ErrorAs(t, err, &once)
+	_, err = Run(broken)
+	require.ErrorAs(t, err, &again)
+	require.Equal(t, once, again)
+	require.Contains(t, once.Error(), "seed 1, step ")
+	require.NotEmpty(t, once.Trace)
+	require.LessOrEqual(t, len(once.Trace), traceLines)
 }
