@@ -2,13 +2,14 @@ package sim
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
 // TestCheckersNotice breaks a member or its disk on purpose, each time in one way, and holds that a checker notices, and
-// which. Not every seed gets into the situation in which it matters; most do.
+// which. Not every seed gets into the situation in which it matters, and in some another checker is first.
 func TestCheckersNotice(t *testing.T) {
 	const tries = 100
 	for name, tc := range map[string]struct {
@@ -16,7 +17,7 @@ func TestCheckersNotice(t *testing.T) {
 		checkers []string
 	}{
 		"the disk loses what it said was synced": {breaks{dropSyncs: true}, []string{"log", "lost write", "durability", "leader"}},
-		"and nobody compares what comes back":    {breaks{dropSyncs: true, without: "durability"}, []string{"log", "lost write", "leader"}},
+		"and nobody compares what comes back":    {breaks{dropSyncs: true, without: "durability"}, []string{"log", "lost write"}},
 		"entries are applied out of order":       {breaks{reorder: true}, []string{"revisions", "state", "answers"}},
 		"reads are served without a read index":  {breaks{staleReads: true}, []string{"real time"}},
 		"and nobody compares revisions":          {breaks{staleReads: true, without: "real time"}, []string{"linearizability"}},
@@ -29,12 +30,14 @@ func TestCheckersNotice(t *testing.T) {
 			for seed := range uint64(tries) {
 				_, err := Run(Options{Seed: 1 + seed, breaks: tc.breaks})
 				var f *Failure
-				if errors.As(err, &f) {
-					t.Logf("seed %d, step %d: %s: %s", f.Seed, f.Step, f.Checker, f.Text)
-					require.Contains(t, tc.checkers, f.Checker, f.Text)
+				if !errors.As(err, &f) {
+					require.NoError(t, err)
+					continue
+				}
+				t.Logf("seed %d, step %d: %s: %s", f.Seed, f.Step, f.Checker, f.Text)
+				if slices.Contains(tc.checkers, f.Checker) {
 					return
 				}
-				require.NoError(t, err)
 			}
 			t.Fatal("no checker has noticed")
 		})

@@ -10,7 +10,8 @@ import (
 )
 
 // logCheck holds that there is one log: the entry of an index is the same for everybody who applies it, a term has one
-// leader, and what was durable at a member is there again when it comes back.
+// leader, nobody votes twice in a term, and what was durable at a member, or what it has answered for, is there again when
+// it comes back.
 type logCheck struct {
 	*world
 	entries []logEntry // by index
@@ -25,7 +26,10 @@ type logCheck struct {
 type logEntry struct{ term, sum uint64 }
 
 // durable is what a member must know after a crash.
-type durable struct{ term, vote, flushed uint64 }
+type durable struct {
+	term, flushed uint64
+	vote          uint64 // in term
+}
 
 func newLogCheck(w *world) logCheck {
 	return logCheck{world: w, leaders: map[uint64]uint64{}, members: map[uint64]*durable{}, requests: map[uint64]bool{}}
@@ -48,6 +52,27 @@ func (c *logCheck) began(m *member, hs *raftpb.HardState) {
 	}
 }
 
+// says is told of what a member sends: answers for which it needs its disk.
+func (c *logCheck) says(m *member, msg *raftpb.Message) {
+	d := c.of(m)
+	switch msg.GetType() {
+	case raftpb.MsgAppResp:
+	case raftpb.MsgVoteResp:
+		if msg.GetReject() {
+			break
+		}
+		if msg.GetTerm() == d.term && d.vote != 0 && d.vote != msg.GetTo() {
+			c.violated("leader", "%s votes for %x in term %d, it has voted for %x", m.name, msg.GetTo(), d.term, d.vote)
+		}
+		d.term, d.vote = msg.GetTerm(), msg.GetTo()
+	default:
+		return
+	}
+	if msg.GetTerm() > d.term {
+		d.term, d.vote = msg.GetTerm(), 0
+	}
+}
+
 func (c *logCheck) flushed(m *member, index uint64) {
 	d := c.of(m)
 	d.flushed = max(d.flushed, index)
@@ -58,7 +83,6 @@ func (c *logCheck) leads(m *member, term uint64) {
 	switch {
 	case !known:
 		c.leaders[term] = m.id
-		c.of(m).term = max(c.of(m).term, term) // it has voted for itself
 		c.result.Leaders++
 		c.note("%s leads term %d", m.name, term)
 	case id != m.id:

@@ -61,7 +61,7 @@ func (e *diskEngine) Commit(b *engine.Batch) error {
 }
 
 func (e *diskEngine) note() error {
-	sn, err := e.Engine.Snapshot()
+	sn, err := e.Snapshot()
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ func (t *trace) newest() []string { return t.lines[max(0, len(t.lines)-traceLine
 
 // note puts a line into the trace.
 func (w *world) note(format string, args ...any) {
-	w.trace.add(fmt.Sprintf("%d %v ", w.step, w.now) + fmt.Sprintf(format, args...))
+	w.add(fmt.Sprintf("%d %v ", w.step, w.now) + fmt.Sprintf(format, args...))
 }
 
 // violated ends the run: the first violation counts.
@@ -52,5 +52,5 @@ func (w *world) violated(checker, format string, args ...any) {
 		return
 	}
 	w.failure = &Failure{Seed: w.seed, Step: w.step, At: w.now, Checker: checker, Text: fmt.Sprintf(format, args...),
-		Trace: append([]string(nil), w.trace.newest()...)}
+		Trace: append([]string(nil), w.newest()...)}
 }

@@ -21,6 +21,7 @@ type member struct {
 	world *world
 	name  string
 	id    uint64
+	who   membership.Member
 	peers []consensus.Peer // of a member of the first cluster
 	disk  disk
 	lives int // how often it has begun to run
@@ -90,7 +91,7 @@ func (w *world) addMember(who membership.Member, peers []consensus.Peer) error {
 	if err != nil {
 		return err
 	}
-	m := &member{world: w, name: who.Name, id: who.ID, peers: peers,
+	m := &member{world: w, name: who.Name, id: who.ID, who: who, peers: peers,
 		disk: disk{engine: eng, sides: map[uint64]engine.Snapshot{}}}
 	m.disk.log.forgetMarks = w.options.breaks.forgetInstalled
 	m.disk.log.forgetful, eng.forgetful = w.options.breaks.dropSyncs, w.options.breaks.dropSyncs
@@ -205,6 +206,19 @@ func (m *member) crash() error {
 	m.stop()
 	w.note("%s crashes", m.name)
 	m.disk.engine = eng
+	return nil
+}
+
+// close ends a life in good order.
+func (m *member) close() error {
+	m.world.note("%s stops", m.name)
+	if err := m.hand.Close(); err != nil {
+		return err
+	}
+	if err := m.eng.Close(); err != nil {
+		return err
+	}
+	m.stop()
 	return nil
 }
 

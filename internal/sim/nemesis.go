@@ -22,6 +22,8 @@ func (w *world) disturb() {
 		w.crashOne(w.victim(), w.between(50*time.Millisecond, 5*time.Second))
 	case n < 28:
 		w.crashAll()
+	case n < 33:
+		w.shutDown(w.victim(), w.between(50*time.Millisecond, 3*time.Second))
 	case n < 55:
 		w.partition()
 	case n < 65:
@@ -53,6 +55,18 @@ func (w *world) crashOne(m *member, away time.Duration) {
 	}
 	if err := m.crash(); err != nil {
 		w.violated("failure", "%s: %v", m.name, err)
+		return
+	}
+	w.after(away, m.restart)
+}
+
+// shutDown stops a member as an operator does: everything becomes durable first.
+func (w *world) shutDown(m *member, away time.Duration) {
+	if !m.up {
+		return
+	}
+	if err := m.close(); err != nil {
+		w.violated("failure", "%s cannot stop: %v", m.name, err)
 		return
 	}
 	w.after(away, m.restart)

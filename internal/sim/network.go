@@ -44,6 +44,7 @@ type carrier struct {
 // Send implements consensus.Transport.
 func (c carrier) Send(msgs []*raftpb.Message) {
 	for _, m := range msgs {
+		c.world.log.says(c.member, m)
 		if m.GetType() == raftpb.MsgSnap {
 			c.sendSnapshot(m)
 			continue

@@ -60,6 +60,9 @@ func (w *world) replaceOne() {
 			w.violated("start", "%s cannot join: %v", who.Name, err)
 			return
 		}
+		if w.chance(40) { // in its first writes
+			w.after(w.between(0, 200*time.Millisecond), func() { w.crashOne(w.byID(who.ID), w.between(0, time.Second)) })
+		}
 		w.promote(who)
 	})
 }
@@ -94,6 +97,7 @@ func (w *world) remove(except uint64) {
 				m.stop()
 			}
 			m.gone = true
+			w.freed = append(w.freed, m.who)
 			w.note("%s goes", m.name)
 			w.operating = false
 			w.after(w.between(5*time.Second, 20*time.Second), w.replaceOne)

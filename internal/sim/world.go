@@ -81,9 +81,10 @@ type world struct {
 
 	operating bool // a member is being replaced
 
-	members []*member // ever
-	urls    int       // members are added with ever new URLs
-	nextID  uint64    // of requests, members and leases
+	members []*member           // ever
+	urls    int                 // ever used
+	freed   []membership.Member // have gone for ever
+	nextID  uint64              // of requests, members and leases
 	net     network
 	clients []*client
 	watches []*watcher
@@ -151,8 +152,15 @@ func (w *world) start() error {
 	return nil
 }
 
-// newIdentity returns a member that never was.
+// newIdentity returns a member that never was: with a URL of its own, or with that of a member that has gone, and then
+// with another ID.
 func (w *world) newIdentity(learner bool) membership.Member {
+	if len(w.freed) > 0 && w.chance(50) {
+		old := w.freed[0]
+		w.freed = w.freed[1:]
+		now := time.Unix(0, 0).Add(w.now)
+		return membership.NewMember(old.Name+"'", old.PeerURLs, "", learner, &now)
+	}
 	w.urls++
 	return membership.NewMember(fmt.Sprintf("m%d", w.urls), []string{fmt.Sprintf("http://m%d", w.urls)}, "sim", learner, nil)
 }
