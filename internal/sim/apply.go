@@ -123,7 +123,7 @@ func (m *member) removeSome() {
 	m.removing = true
 	m.in(m.world.between(time.Millisecond, 10*time.Millisecond), func() {
 		m.removing = false
-		if _, err := m.state.RemoveSome(removeBatch); err != nil {
+		if _, err := m.state.RemoveSome(removeBatch, true); err != nil {
 			m.world.violated("failure", "%s cannot remove what was compacted: %v", m.name, err)
 			return
 		}
@@ -142,9 +142,6 @@ func (m *member) flush() {
 	finish := eng.beginFlush()
 	m.in(10*m.diskDelay(), func() {
 		m.flushing = false
-		if m.eng != eng {
-			return // a snapshot took its place
-		}
 		err := finish()
 		durable, derr := state.Durable(eng)
 		if err != nil || derr != nil {
@@ -167,10 +164,11 @@ func (m *member) install(b consensus.Batch) {
 		w.violated("failure", "%s cannot install a snapshot: %v", m.name, err)
 		return
 	}
-	if err := m.openState(); err != nil {
+	if _, err := m.state.Reload(); err != nil {
 		w.violated("failure", "%s cannot open the state of a snapshot: %v", m.name, err)
 		return
 	}
+	m.expiry.Replace(m.state.LoadedLeases(), m.now())
 	if at := m.state.Applied().Index; at != index {
 		w.violated("failure", "%s has installed a snapshot at index %d that is at %d", m.name, index, at)
 		return
@@ -179,7 +177,6 @@ func (m *member) install(b consensus.Batch) {
 	w.note("%s installs a snapshot at %d", m.name, index)
 	m.checkpoint, m.unflushed = index, 0
 	w.flushed(m, index)
-	m.primary = false
 	current, _ := m.state.Revisions()
 	m.publish(nil, current)
 	m.reached(index)
@@ -194,11 +191,9 @@ func (m *member) switchTo(index uint64) error {
 	if content == nil {
 		return fmt.Errorf("no state was received for the snapshot at index %d", index)
 	}
-	eng, err := openEngine(content)
-	if err != nil {
+	if err := m.disk.engine.replace(content); err != nil {
 		return err
 	}
-	m.disk.engine = eng
 	for i := range m.disk.sides {
 		if i <= index {
 			delete(m.disk.sides, i)

@@ -101,6 +101,16 @@ func (e *diskEngine) Durable(key []byte) ([]byte, error) { return e.commits[0].c
 // Close implements engine.Engine: the content stays, as on a disk.
 func (e *diskEngine) Close() error { return e.Flush() }
 
+// replace makes content all that there is, in one durable step.
+func (e *diskEngine) replace(content engine.Snapshot) error {
+	next, err := openEngine(content)
+	if err != nil {
+		return err
+	}
+	e.Engine, e.commits, e.sum = next.Engine, next.commits, next.sum
+	return nil
+}
+
 // crash returns the engine as it would be opened after a crash.
 func (e *diskEngine) crash(rng *prng.Rand) (*diskEngine, error) {
 	return openEngine(e.commits[rng.IntN(len(e.commits))].content)
