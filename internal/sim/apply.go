@@ -12,14 +12,8 @@ import (
 	"github.com/dolmen-io/dolmen/internal/watch"
 )
 
-const (
-	// flushEvery is after how many entries an engine is flushed, keepEntries how many stay in memory for members that
-	// lag: little, so that a member that was away for a moment gets a snapshot.
-	flushEvery  = 60
-	keepEntries = 10
-	// removeBatch is how many revisions a step of compaction removes: few, so that crashes come between.
-	removeBatch = 20
-)
+// removeBatch is how many revisions a step of compaction removes: few, so that crashes come between.
+const removeBatch = 20
 
 // apply applies a batch and tells everybody whom it concerns, in the order of internal/node's applier.
 func (m *member) apply(b consensus.Batch) {
@@ -57,7 +51,7 @@ func (m *member) apply(b consensus.Batch) {
 	m.node.Applied(b, turn.Confs)
 	w.hashed(m)
 	m.removeSome()
-	if m.unflushed += len(entries); m.unflushed >= flushEvery {
+	if m.unflushed += len(entries); m.unflushed >= w.shape.flushEvery {
 		m.flush()
 	}
 }
@@ -150,7 +144,7 @@ func (m *member) flush() {
 		}
 		m.world.flushed(m, durable.Index)
 		if durable.Index > m.checkpoint {
-			m.node.Checkpoint(durable.Index, durable.Term, durable.Conf, keepEntries)
+			m.node.Checkpoint(durable.Index, durable.Term, durable.Conf, m.world.shape.keep)
 			m.checkpoint = durable.Index
 		}
 	})

@@ -93,7 +93,7 @@ func (c *dataCheck) check(op *operation) {
 // checkRange compares what a range has found with what was there at its revision.
 func (c *dataCheck) checkRange(op *operation) {
 	var want []found
-	for i := range dataKeys {
+	for i := range c.shape.keys {
 		if value, since := c.revisions.at(dataKey(i), op.at); since > 0 {
 			want = append(want, found{dataKey(i), value, since})
 		}

@@ -61,7 +61,7 @@ func (c *dataCheck) linearizable() {
 		byKey[op.key] = append(byKey[op.key], porcupine.Operation{ClientId: op.client, Call: int64(op.invoked), Return: int64(returned),
 			Input: input{op.kind, op.value, op.expect}, Output: output{op.known, op.found, op.swapped, op.removed}})
 	}
-	for i := range dataKeys {
+	for i := range c.shape.keys {
 		key := dataKey(i)
 		if porcupine.CheckOperationsTimeout(register, byKey[key], linearPatience) == porcupine.Illegal {
 			c.violated("linearizability", "no order of the %d operations on %s explains what clients were told", len(byKey[key]), key)

@@ -11,13 +11,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-const (
-	clientCount = 6
-	// dataKeys is over how many keys clients meet: few, so that they do.
-	dataKeys = 8
-	// patience is how long a client waits for an answer. It is shorter than consensus', so that some come too late.
-	patience = 2 * time.Second
-)
+// patience is how long a client waits for an answer. It is shorter than consensus', so that some come too late.
+const patience = 2 * time.Second
 
 // kind is what an operation does.
 type kind int
@@ -72,7 +67,7 @@ type client struct {
 }
 
 func (w *world) startClients() {
-	for i := range clientCount {
+	for i := range w.shape.clients {
 		c := &client{world: w, number: i, at: pick(w, w.members)}
 		w.clients = append(w.clients, c)
 		w.after(w.between(0, time.Second), c.next)
@@ -101,7 +96,11 @@ func (c *client) next() {
 // done ends a request. The next one follows after a while.
 func (c *client) done() {
 	c.busy = false
-	c.after(c.between(time.Millisecond, 60*time.Millisecond), c.next)
+	think := c.between(time.Millisecond, 60*time.Millisecond)
+	if c.result.Operations > wantOperations {
+		think *= 10 // the seed waits for something else
+	}
+	c.after(think, c.next)
 }
 
 // call lets ask run at the client's member, and calls answered once: with an answer, or with none when patience has
@@ -173,7 +172,7 @@ func (c *client) draw() *operation {
 		return &operation{client: c.number, kind: lost.kind, key: lost.key, value: lost.value, expect: lost.expect}
 	}
 	c.serial++
-	op := &operation{client: c.number, key: dataKey(c.rng.IntN(dataKeys)), value: fmt.Sprintf("c%d.%d", c.number, c.serial)}
+	op := &operation{client: c.number, key: dataKey(c.rng.IntN(c.shape.keys)), value: fmt.Sprintf("c%d.%d", c.number, c.serial)}
 	switch n := c.rng.IntN(100); {
 	case n < 30:
 		op.kind = opGet

@@ -16,23 +16,23 @@ func (w *world) disturb() {
 	if w.settled {
 		return
 	}
-	w.after(w.between(200*time.Millisecond, 2500*time.Millisecond), w.disturb)
-	switch n := w.rng.IntN(100); {
-	case n < 25:
+	w.after(w.between(w.shape.pace/10, w.shape.pace), w.disturb)
+	switch pick(w, w.shape.faults) {
+	case crashing:
 		w.crashOne(w.victim(), w.between(50*time.Millisecond, 5*time.Second))
-	case n < 28:
+	case powerCut:
 		w.crashAll()
-	case n < 33:
+	case shuttingDown:
 		w.shutDown(w.victim(), w.between(50*time.Millisecond, 3*time.Second))
-	case n < 55:
+	case partitioning:
 		w.partition()
-	case n < 65:
+	case slowing:
 		w.slowDown(w.victim())
-	case n < 75:
+	case pausing:
 		w.pause(w.victim())
-	case n < 90:
+	case transferring:
 		w.transfer()
-	default:
+	case losing:
 		w.badNetwork()
 	}
 }

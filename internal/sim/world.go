@@ -74,6 +74,7 @@ type world struct {
 	trace
 	seed    uint64
 	rng     *prng.Rand
+	shape   shape
 	options Options
 	failure *Failure
 	result  Result
@@ -123,13 +124,10 @@ func newWorld(opts Options) *world {
 
 // start makes the first members, and whoever uses and disturbs them.
 func (w *world) start() error {
-	size := 3
-	if w.chance(30) {
-		size = 5
-	}
-	w.result.Members = size
+	w.shape = w.drawShape()
+	w.result.Members = w.shape.members
 	var first []membership.Member
-	for range size {
+	for range w.shape.members {
 		first = append(first, w.newIdentity(false))
 	}
 	var peers []consensus.Peer
