@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -48,7 +49,7 @@ func (w *world) note(format string, args ...any) {
 
 // violated ends the run: the first violation counts.
 func (w *world) violated(checker, format string, args ...any) {
-	if w.failure != nil || checker == w.options.breaks.without {
+	if w.failure != nil || slices.Contains(w.options.breaks.without, checker) {
 		return
 	}
 	w.failure = &Failure{Seed: w.seed, Step: w.step, At: w.now, Checker: checker, Text: fmt.Sprintf(format, args...),

@@ -20,14 +20,14 @@ type Options struct {
 
 // breaks are faults of a member or of its disk that no correct one has. Tests show with them that a checker notices.
 type breaks struct {
-	dropSyncs       bool   // the log reports syncs that it does not do
-	reorder         bool   // entries are applied in another order than they are in the log
-	staleReads      bool   // linearizable reads are served without asking anybody
-	trustLeader     bool   // a leader renews leases without asking whether it still leads
-	forgetLeases    bool   // a new leader does not know how much time leases have
-	forwardLeases   bool   // what a leader says about leases may come into the log through the next leader
-	without         string // a checker that does not look, so that another one is first
-	forgetInstalled bool   // the log does not record an installed snapshot
+	dropSyncs       bool     // the log reports syncs that it does not do
+	reorder         bool     // entries are applied in another order than they are in the log
+	staleReads      bool     // linearizable reads are served without asking anybody
+	trustLeader     bool     // a leader renews leases without asking whether it still leads
+	forgetLeases    bool     // a new leader does not know how much time leases have
+	forwardLeases   bool     // what a leader says about leases may come into the log through the next leader
+	without         []string // checkers that do not look, so that others are first
+	forgetInstalled bool     // the log does not record an installed snapshot
 }
 
 // What a seed has to do before it is done.
