@@ -292,11 +292,13 @@ func (n *Node) ReportSnapshot(id uint64, failed bool) {
 // Hold keeps the entries above index in memory, whatever Checkpoint says, until LetGo: a snapshot that ends at index
 // is on its way to a member, and what follows on it must be there when it has arrived.
 func (n *Node) Hold(member, index uint64) {
-	n.inbox.command(command{kind: holdEntries, member: member, index: index})
+	_ = n.inbox.command(command{kind: holdEntries, member: member, index: index}) // without it another snapshot may be needed
 }
 
 // LetGo ends a Hold.
-func (n *Node) LetGo(member uint64) { n.inbox.command(command{kind: letEntriesGo, member: member}) }
+func (n *Node) LetGo(member uint64) {
+	_ = n.inbox.command(command{kind: letEntriesGo, member: member}) // what is held is bounded by its size too
+}
 
 // Status returns the newest published status: one atomic load.
 func (n *Node) Status() Status { return *n.status.Load() }

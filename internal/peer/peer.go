@@ -201,7 +201,9 @@ func (t *Transport) Set(members map[uint64][]string) error {
 }
 
 // ActiveSince returns since when a peer has been connected, the zero time if it is not.
-func (t *Transport) ActiveSince(id uint64) time.Time { return t.current.Load().ActiveSince(types.ID(id)) }
+func (t *Transport) ActiveSince(id uint64) time.Time {
+	return t.current.Load().ActiveSince(types.ID(id))
+}
 
 // Stop ends all connections. Nothing is sent or received afterwards.
 func (t *Transport) Stop() {
