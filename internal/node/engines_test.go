@@ -1,6 +1,7 @@
 package node
 
 import (
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -65,8 +66,9 @@ func TestSwitchedUnderLoad(t *testing.T) {
 	eng := openMemory(t, "0")
 	s := newSwitched(eng)
 	done := make(chan struct{})
+	var readers sync.WaitGroup
 	for range 4 {
-		s.retired.Go(func() {
+		readers.Go(func() {
 			for {
 				select {
 				case <-done:
@@ -95,5 +97,6 @@ func TestSwitchedUnderLoad(t *testing.T) {
 		})
 	}
 	close(done)
+	readers.Wait()
 	require.NoError(t, s.Close())
 }
