@@ -146,16 +146,16 @@ func (a *applier) install(n *Node, b Batch) {
 	n.Applied(b, nil)
 }
 
-// upTo returns what is applied up to an index.
-func (a *applier) upTo(index uint64) []*raftpb.Entry {
+// upTo returns a copy of what is applied up to an index.
+func (a *applier) upTo(index uint64) (entries []*raftpb.Entry) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for i, e := range a.mu.entries {
-		if e.GetIndex() > index {
-			return a.mu.entries[:i:i]
+	for _, e := range a.mu.entries {
+		if e.GetIndex() <= index {
+			entries = append(entries, e)
 		}
 	}
-	return a.mu.entries
+	return entries
 }
 
 // wait waits until a proposal with this data is applied.

@@ -20,7 +20,9 @@ func TestSnapshotForAMemberThatWasAway(t *testing.T) {
 		lead := leader(t, nodes, 0)
 		away := nodes[lead%3+1]
 		for _, m := range nodes {
+			m.applier.mu.Lock()
 			m.applier.fetch = func(index uint64) []*raftpb.Entry { return nodes[lead].applier.upTo(index) }
+			m.applier.mu.Unlock()
 		}
 		require.NoError(t, nodes[lead].Propose(Proposal{Data: []byte("before")}))
 		synctest.Wait()
