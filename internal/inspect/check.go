@@ -137,8 +137,25 @@ func (r *Report) checkOurs(at node.Layout) error {
 		r.finding("raft log", "Name the --wal-dir that the member had, or restore the member from a backup.",
 			"there is none in %s, though the engine has applied index %d", at.WAL, r.Engine.Applied)
 	}
+	r.noteBehind()
 	r.checkMember()
 	return nil
+}
+
+// noteBehind says that the engine does not hold all that is acknowledged, which is so after every crash.
+func (r *Report) noteBehind() {
+	if r.Keys == nil || r.Log == nil || r.Log.Commit <= r.Engine.Applied {
+		return
+	}
+	r.note("the member has crashed: %s of the log %s not in the engine yet, and the figures below are without what they did; "+
+		"the next start applies them", plural(int(r.Log.Commit-r.Engine.Applied), "entry"), isAre(r.Log.Commit-r.Engine.Applied))
+}
+
+func isAre(n uint64) string {
+	if n == 1 {
+		return "is"
+	}
+	return "are"
 }
 
 // checkMember holds whose log it is against whom the engine knows.

@@ -154,11 +154,11 @@ member          a of cluster c
 members         a "one" at http://a:2380,http://b:2380
                 b "" at http://c:2380, a learner
                 removed before: 1 member
+note            something
 keys            1 key at revision 9; 1 revision stored, 20 B
 compaction      to revision 7, not finished
 alarm           NOSPACE of member a
 authentication  on; 2 users, 1 role, revision 5
-note            something
 
 DAMAGED: 2 findings
 1. engine: is broken
@@ -280,6 +280,20 @@ func TestCheckTornLog(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, r.Sound, "%+v", r.Findings)
 	require.Regexp(t, `a crash has torn the end of the raft log, .*\.wal at offset \d+`, r.Notes[0])
+}
+
+// TestCheckAfterCrash copies the directory of a member that runs, which is what a crash leaves.
+func TestCheckAfterCrash(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	m := start(t, dir, embed.EnginePebble)
+	crashed := filepath.Join(t.TempDir(), "data")
+	require.NoError(t, os.CopyFS(crashed, os.DirFS(dir)))
+	require.NoError(t, m.Close(context.WithoutCancel(t.Context())))
+	r, err := inspect.Check(crashed, "")
+	require.NoError(t, err)
+	require.True(t, r.Sound, "%+v", r.Findings)
+	require.Len(t, r.Notes, 1)
+	require.Regexp(t, `the member has crashed: \d+ entries of the log are not in the engine yet`, r.Notes[0])
 }
 
 func TestCheckWALDir(t *testing.T) {

@@ -129,10 +129,10 @@ func (r *Report) WriteText(w io.Writer) error {
 		line("", "%s, %d to %d; term %d, committed to %d; a start reads from %d",
 			plural(l.Entries, "entry"), l.First, l.Last, l.Term, l.Commit, l.ReadFrom)
 	}
-	r.textContent(line)
 	for _, note := range r.Notes {
 		line("note", "%s", note)
 	}
+	r.textContent(line)
 	if len(r.Findings) == 0 {
 		b.WriteString("\nsound\n")
 	} else {
