@@ -93,6 +93,9 @@ func (e *Expiry) Apply(changes []Change, now time.Time) {
 		case Checkpointed:
 			if it := e.mu.leases[c.Lease.ID]; it != nil {
 				it.Remaining = c.Lease.Remaining
+				if it.Remaining > 0 {
+					it.noting = max(it.noting-1, 0)
+				}
 				if e.mu.primary {
 					e.scheduleCheckpoint(it, at)
 				}
@@ -166,6 +169,7 @@ func (e *Expiry) Promote(now time.Time, extend time.Duration) {
 	items := make([]*item, 0, len(e.mu.leases))
 	for _, it := range e.mu.leases {
 		it.expiry = after(after(at, it.left()), extend)
+		it.noting = 0 // what was proposed before this term is applied by now, or lost
 		items = append(items, it)
 	}
 	slices.SortFunc(items, byExpiry)
@@ -211,9 +215,10 @@ func (e *Expiry) Demote() {
 type Renewal struct {
 	// TTL is the time to live that starts over, in seconds.
 	TTL int64
-	// ClearCheckpoint says that an older checkpoint is stored. The caller proposes a checkpoint of 0
-	// seconds and waits for it before it answers the client: the next leader would start from the
-	// older, shorter time otherwise.
+	// ClearCheckpoint says that an older checkpoint is stored, or on its way through the log. The caller
+	// proposes a checkpoint of 0 seconds, waits for it, and calls Renew again, until this is not set, before
+	// it answers the client: the next leader would start from the older, shorter time otherwise. (etcd does
+	// not look at those on their way.)
 	ClearCheckpoint bool
 	// Settled is set with ErrExpired only. It is closed when the lease is revoked or this member stops
 	// leading; then Renew says which.
@@ -244,7 +249,7 @@ func (e *Expiry) Renew(id int64, now time.Time) (Renewal, error) {
 		return Renewal{Settled: c}, ErrExpired
 	}
 	e.schedule(it, after(at, seconds(it.TTL)))
-	return Renewal{TTL: it.TTL, ClearCheckpoint: it.Remaining > 0}, nil
+	return Renewal{TTL: it.TTL, ClearCheckpoint: it.Remaining > 0 || it.noting > 0}, nil
 }
 
 // Remaining returns the time a lease has left, negative when it ran out and is not revoked yet, and its
@@ -303,9 +308,22 @@ func (e *Expiry) Checkpoints(now time.Time, limit int) []Checkpoint {
 		// Just renewed, or extended past its time to live by Promote: there is nothing to note.
 		if r := 1 + int64((left-1)/time.Second); r < it.TTL {
 			due = append(due, Checkpoint{ID: it.ID, Remaining: r})
+			it.noting++
 		}
 	}
 	return due
+}
+
+// Dropped takes back checkpoints that Checkpoints has returned and that certainly never come into the log. What a
+// leader that loses its office does not know of, Promote makes good.
+func (e *Expiry) Dropped(checkpoints []Checkpoint) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range checkpoints {
+		if it := e.mu.leases[c.ID]; it != nil {
+			it.noting = max(it.noting-1, 0)
+		}
+	}
 }
 
 // All returns the IDs of all leases, the one with the least time left first, those with equal time by

@@ -247,3 +247,43 @@ func TestReplace(t *testing.T) {
 	_, _, err = e.Remaining(1, now)
 	require.ErrorIs(t, err, ErrNotFound)
 }
+
+// A checkpoint that is on its way when its lease is renewed must be taken back like one that is stored: it comes into the
+// log before the next leader begins.
+func TestRenewalDuringACheckpoint(t *testing.T) {
+	now := time.Unix(5000, 0)
+	e := NewExpiry(Options{CheckpointEvery: 10 * time.Second}, now)
+	e.Apply([]Change{{Granted, Lease{ID: 1, TTL: 60}}}, now)
+	e.Promote(now, 0)
+	clears := func() bool {
+		t.Helper()
+		r, err := e.Renew(1, now)
+		require.NoError(t, err)
+		return r.ClearCheckpoint
+	}
+	checkpoint := func() []Checkpoint {
+		t.Helper()
+		now = now.Add(11 * time.Second)
+		due := e.Checkpoints(now, 10)
+		require.Len(t, due, 1)
+		return due
+	}
+	require.False(t, clears())
+	first := checkpoint()
+	require.True(t, clears(), "it is not applied, but it will be")
+	second := checkpoint()
+	e.Apply([]Change{{Checkpointed, Lease{ID: 1, Remaining: first[0].Remaining}}, {Checkpointed, Lease{ID: 1}}}, now)
+	require.True(t, clears(), "the second is still on its way")
+	e.Apply([]Change{{Checkpointed, Lease{ID: 1, Remaining: second[0].Remaining}}}, now)
+	require.True(t, clears(), "it is stored")
+	e.Apply([]Change{{Checkpointed, Lease{ID: 1}}}, now)
+	require.False(t, clears())
+
+	e.Dropped(checkpoint())
+	require.False(t, clears(), "it never comes")
+	checkpoint()
+	e.Demote()
+	e.Promote(now, 0)
+	require.False(t, clears(), "its term is over")
+	e.Dropped([]Checkpoint{{ID: 2}})
+}

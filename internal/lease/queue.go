@@ -19,6 +19,8 @@ type item struct {
 	// pos is the place in each queue's heap. It is a hint: the item is queued only if that place holds
 	// it, so that both queues can be dropped without visiting a million items.
 	pos [queues]int32
+	// noting is how many checkpoints of this lease were handed out and are not applied yet.
+	noting int32
 }
 
 // queue is a binary heap of items ordered by at, then ID.

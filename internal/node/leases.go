@@ -75,14 +75,15 @@ func (m *Member) leadsIn() uint64 {
 // through is due again later.
 func (m *Member) revokeExpired(now time.Time, term uint64) {
 	for _, id := range m.expiry.Expired(now, expiryBatch) {
-		m.proposeQuietly(&pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: id}}, term)
+		m.proposeQuietly(&pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: id}}, term, nil)
 	}
 }
 
 func (m *Member) checkpoint(due []lease.Checkpoint, term uint64) {
 	for len(due) > 0 {
 		n := min(len(due), checkpointBatch)
-		m.proposeQuietly(&pb.InternalRaftRequest{LeaseCheckpoint: checkpointRequest(due[:n])}, term)
+		batch := due[:n]
+		m.proposeQuietly(&pb.InternalRaftRequest{LeaseCheckpoint: checkpointRequest(batch)}, term, func() { m.expiry.Dropped(batch) })
 		due = due[n:]
 	}
 }
@@ -97,8 +98,8 @@ func checkpointRequest(due []lease.Checkpoint) *pb.LeaseCheckpointRequest {
 
 // proposeQuietly proposes, as the leader of a term, a request whose outcome shows in the state, in the name of root:
 // what a member does by itself is not stopped by permissions. It is lost if another leader comes before it is in
-// the log, because it rests on the times that this member keeps.
-func (m *Member) proposeQuietly(req *pb.InternalRaftRequest, term uint64) {
+// the log, because it rests on the times that this member keeps. dropped, if not nil, is called if it never gets there.
+func (m *Member) proposeQuietly(req *pb.InternalRaftRequest, term uint64, dropped func()) {
 	req.Header = &pb.RequestHeader{ID: m.ids.Next()}
 	if users := m.state.Users(); users.Enabled() {
 		root := users.Identity(auth.RootUser)
@@ -106,7 +107,14 @@ func (m *Member) proposeQuietly(req *pb.InternalRaftRequest, term uint64) {
 	}
 	data, err := proto.Marshal(req)
 	if err == nil {
-		err = m.cons.Propose(consensus.Proposal{Type: raftpb.EntryNormal, Data: data, Term: term})
+		p := consensus.Proposal{Type: raftpb.EntryNormal, Data: data, Term: term}
+		if dropped != nil {
+			p.Dropped = func(error) { dropped() }
+		}
+		err = m.cons.Propose(p)
+	}
+	if err != nil && dropped != nil {
+		dropped()
 	}
 	if err != nil && !errors.Is(err, consensus.ErrStopped) {
 		m.lg.Warn("could not propose lease work; it will be due again", zap.Error(err))
@@ -135,7 +143,7 @@ func (m *Member) checkpointAll() {
 	if due = due[last:]; len(due) == 0 {
 		return
 	}
-	if _, err := m.Propose(ctx, &pb.InternalRaftRequest{LeaseCheckpoint: checkpointRequest(due)}); err != nil {
+	if _, err := m.propose(ctx, &pb.InternalRaftRequest{LeaseCheckpoint: checkpointRequest(due)}, term); err != nil {
 		m.lg.Warn("could not note the remaining times of all leases; some begin anew at the next start", zap.Error(err))
 	}
 }
@@ -148,13 +156,19 @@ func (l lessor) Renew(ctx context.Context, id int64) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.patience)
 	defer cancel()
 	for {
+		term := l.leadsIn()
 		r, err := l.expiry.Renew(id, time.Now())
+		if term == 0 {
+			err = lease.ErrNotPrimary // keepLeases will notice too
+		}
 		switch {
 		case err == nil && r.ClearCheckpoint:
-			// The remaining time that was noted is void now; it must not outlive this renewal.
+			// The remaining time that was noted is void now; it must not outlive this renewal. In this term or
+			// not at all: the next leader reads what was noted when its own term begins.
 			req := &pb.InternalRaftRequest{LeaseCheckpoint: checkpointRequest([]lease.Checkpoint{{ID: id}})}
-			_, err = l.Propose(ctx, req)
-			return r.TTL, err
+			if _, err := l.propose(ctx, req, term); err != nil {
+				return 0, err
+			}
 		case err == nil:
 			return r.TTL, nil
 		case errors.Is(err, lease.ErrNotFound):

@@ -132,7 +132,7 @@ func TestAppliedOverQuota(t *testing.T) {
 	require.EqualValues(t, 1, versionOf(t, m, "a"), "it was applied")
 
 	disarm(t, m)
-	m.proposeQuietly(put("a", "y"), m.leadsIn())
+	m.proposeQuietly(put("a", "y"), m.leadsIn(), nil)
 	require.Eventually(t, func() bool { return len(alarms(m)) == 1 }, testPatience, time.Millisecond)
 	require.EqualValues(t, 2, versionOf(t, m, "a"))
 }

@@ -45,7 +45,7 @@ func (o operator) Reconfigure(ctx context.Context, c membership.Change) ([]membe
 	if uint(len(data)) > o.cfg.MaxRequestBytes {
 		return nil, etcdapi.ErrTooLarge
 	}
-	res, err := o.decide(ctx, id, raftpb.EntryConfChange, data)
+	res, err := o.decide(ctx, id, consensus.Proposal{Type: raftpb.EntryConfChange, Data: data})
 	if err == nil {
 		err = res.Err
 	}

@@ -22,7 +22,7 @@ const requestBase = 5 * time.Second
 
 // Propose implements etcdapi.Member.
 func (m *Member) Propose(ctx context.Context, req *pb.InternalRaftRequest) (state.Result, error) {
-	res, err := m.propose(ctx, req)
+	res, err := m.propose(ctx, req, 0)
 	if err == nil && errors.Is(res.Err, state.ErrNoSpace) {
 		// It may have been applied over the quota. A client that hears of that finds the alarm raised.
 		m.quota.raise(ctx, m.quota.refused)
@@ -32,11 +32,12 @@ func (m *Member) Propose(ctx context.Context, req *pb.InternalRaftRequest) (stat
 
 // proposeAlarm proposes an alarm and waits until it is applied.
 func (m *Member) proposeAlarm(ctx context.Context, req *pb.InternalRaftRequest) error {
-	res, err := m.propose(ctx, req)
+	res, err := m.propose(ctx, req, 0)
 	return errors.Join(err, res.Err)
 }
 
-func (m *Member) propose(ctx context.Context, req *pb.InternalRaftRequest) (state.Result, error) {
+// propose proposes a request, only in a term that this member leads if term is not 0, and waits for its outcome.
+func (m *Member) propose(ctx context.Context, req *pb.InternalRaftRequest, term uint64) (state.Result, error) {
 	if ctx.Err() != nil {
 		return state.Result{}, m.ended(ctx)
 	}
@@ -52,21 +53,21 @@ func (m *Member) propose(ctx context.Context, req *pb.InternalRaftRequest) (stat
 	if uint(len(data)) > m.cfg.MaxRequestBytes {
 		return state.Result{}, etcdapi.ErrTooLarge
 	}
-	return m.decide(ctx, id, raftpb.EntryNormal, data)
+	return m.decide(ctx, id, consensus.Proposal{Type: raftpb.EntryNormal, Data: data, Term: term})
 }
 
 // decide hands an entry with the request ID to the log and waits for what applying it leads to.
-func (m *Member) decide(ctx context.Context, id uint64, kind raftpb.EntryType, data []byte) (state.Result, error) {
+func (m *Member) decide(ctx context.Context, id uint64, p consensus.Proposal) (state.Result, error) {
 	c, err := m.pending.add(id)
 	if err != nil {
 		return state.Result{}, err
 	}
-	err = m.cons.Propose(consensus.Proposal{Type: kind, Data: data, Dropped: func(err error) {
+	p.Dropped = func(err error) {
 		if c := m.pending.remove(id); c != nil {
 			c.finish(answer{err: err})
 		}
-	}})
-	if err != nil {
+	}
+	if err := m.cons.Propose(p); err != nil {
 		m.pending.remove(id)
 		return state.Result{}, err
 	}

@@ -104,11 +104,11 @@ func (m *member) keepLeases() {
 		return
 	}
 	for _, id := range m.expiry.Expired(m.now(), 100) {
-		m.proposeAsLeader(&pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: id}})
+		m.proposeAsLeader(&pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: id}}, nil)
 	}
 	due := m.expiry.Checkpoints(m.now(), 100)
 	if len(due) > 0 {
-		m.proposeAsLeader(&pb.InternalRaftRequest{LeaseCheckpoint: checkpointRequest(due)})
+		m.proposeAsLeader(&pb.InternalRaftRequest{LeaseCheckpoint: checkpointRequest(due)}, due)
 	}
 }
 
@@ -142,14 +142,18 @@ func (m *member) takeLeases() {
 	})
 }
 
-// proposeAsLeader proposes what only the leader of this term may.
-func (m *member) proposeAsLeader(req *pb.InternalRaftRequest) {
+// proposeAsLeader proposes what only the leader of this term may. due are the checkpoints in it.
+func (m *member) proposeAsLeader(req *pb.InternalRaftRequest, due []lease.Checkpoint) {
 	term := m.node.Status().Term
 	bound := term
 	if m.world.options.breaks.forwardLeases {
 		bound = 0
 	}
-	id := m.proposeIn(bound, req, func(state.Result, error) {})
+	id := m.proposeIn(bound, req, func(_ state.Result, err error) {
+		if err != nil {
+			m.expiry.Dropped(due)
+		}
+	})
 	m.world.leases.proposed(m, id, term)
 }
 
@@ -166,12 +170,24 @@ func (m *member) renew(id int64, done func(ttl int64, err error)) {
 			done(0, err)
 			return
 		}
-		r, err := m.expiry.Renew(id, m.now())
-		if err == nil && r.ClearCheckpoint {
-			req := &pb.InternalRaftRequest{LeaseCheckpoint: checkpointRequest([]lease.Checkpoint{{ID: id}})}
-			m.propose(req, func(_ state.Result, err error) { done(r.TTL, err) })
+		m.renewed(id, done)
+	})
+}
+
+// renewed renews until no older checkpoint is left. What takes one back is bound to the term, because the next leader reads
+// what is left when its own term begins.
+func (m *member) renewed(id int64, done func(ttl int64, err error)) {
+	r, err := m.expiry.Renew(id, m.now())
+	if err != nil || !r.ClearCheckpoint {
+		done(r.TTL, err)
+		return
+	}
+	req := &pb.InternalRaftRequest{LeaseCheckpoint: checkpointRequest([]lease.Checkpoint{{ID: id}})}
+	m.proposeIn(m.node.Status().Term, req, func(_ state.Result, err error) {
+		if err != nil {
+			done(0, err)
 			return
 		}
-		done(r.TTL, err)
+		m.renewed(id, done)
 	})
 }
