@@ -25,8 +25,8 @@ type logDisk struct {
 	torn   bool
 	tornAt int
 
-	forgetful   bool // break: nothing is synced, and nobody told
-	forgetMarks bool // break: the record of an installed snapshot is left out
+	forgetful bool // break: nothing is synced, and nobody told
+	breaks    breaks
 }
 
 // logRecord is one of an entry, a hard state or a mark.
@@ -91,11 +91,11 @@ func (d *logDisk) Mark(index, term uint64, _ *raftpb.ConfState) error {
 // Install implements consensus.Log.
 func (d *logDisk) Install(index, term uint64, _ *raftpb.ConfState) error {
 	d.last = index
-	if d.forgetMarks {
+	if d.breaks.forgetInstalled {
 		return nil
 	}
 	d.records = append(d.records, logRecord{mark: &logMark{index: index, term: term, installed: true}})
-	if d.hs.GetCommit() < index {
+	if d.hs.GetCommit() < index && !d.breaks.lazyInstall {
 		d.hs = &raftpb.HardState{Term: new(d.hs.GetTerm()), Vote: new(d.hs.GetVote()), Commit: &index}
 		d.records = append(d.records, logRecord{hs: d.hs})
 	}

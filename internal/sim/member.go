@@ -93,7 +93,7 @@ func (w *world) addMember(who membership.Member, peers []consensus.Peer) error {
 	}
 	m := &member{world: w, name: who.Name, id: who.ID, who: who, peers: peers,
 		disk: disk{engine: eng, sides: map[uint64]engine.Snapshot{}}}
-	m.disk.log.forgetMarks = w.options.breaks.forgetInstalled
+	m.disk.log.breaks = w.options.breaks
 	m.disk.log.forgetful, eng.forgetful = w.options.breaks.dropSyncs, w.options.breaks.dropSyncs
 	w.members = append(w.members, m)
 	return m.begin()

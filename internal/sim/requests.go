@@ -154,6 +154,9 @@ func (m *member) proposeAsLeader(req *pb.InternalRaftRequest, due []lease.Checkp
 			m.expiry.Dropped(due)
 		}
 	})
+	if m.world.options.breaks.forgetNoted {
+		m.expiry.Dropped(due)
+	}
 	m.world.leases.proposed(m, id, term)
 }
 

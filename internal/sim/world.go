@@ -20,13 +20,15 @@ type Options struct {
 
 // breaks are faults of a member or of its disk that no correct one has. Tests show with them that a checker notices.
 type breaks struct {
-	dropSyncs       bool     // the log reports syncs that it does not do
+	dropSyncs       bool     // the disk reports syncs that it does not do
 	reorder         bool     // entries are applied in another order than they are in the log
 	staleReads      bool     // linearizable reads are served without asking anybody
 	trustLeader     bool     // a leader renews leases without asking whether it still leads
 	forgetLeases    bool     // a new leader does not know how much time leases have
 	forwardLeases   bool     // what a leader says about leases may come into the log through the next leader
 	without         []string // checkers that do not look, so that others are first
+	forgetNoted     bool     // a renewal does not know of checkpoints that are on their way
+	lazyInstall     bool     // the record of an installed snapshot waits for a hard state that somebody syncs
 	forgetInstalled bool     // the log does not record an installed snapshot
 }
 
