@@ -26,6 +26,8 @@ func TestCheckersNotice(t *testing.T) {
 		"a deposed leader renews leases":         {breaks{trustLeader: true}, 1, []string{"leases"}},
 		"a new leader loses the time of leases":  {breaks{forgetLeases: true}, 1, []string{"leases"}},
 		"lease work is forwarded to a leader":    {breaks{forwardLeases: true}, 14, []string{"leases"}},
+		"watchers miss what they catch up with":  {breaks{shortHistory: true}, 6, []string{"watch"}},
+		"an engine changes by itself":            {breaks{bitRot: true}, 1, []string{"state"}},
 		"a renewal forgets a checkpoint":         {breaks{forgetNoted: true}, 1787, []string{"leases"}},
 		"an installed snapshot is not committed": {breaks{lazyInstall: true}, 8, []string{"start"}},
 		"an installed snapshot is not recorded":  {breaks{forgetInstalled: true}, 7, []string{"start"}},

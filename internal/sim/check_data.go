@@ -31,9 +31,6 @@ func (c *dataCheck) newestSeen(rng *prng.Rand, key string) string {
 	return value
 }
 
-// refused is told of an operation that certainly was not carried out.
-func (c *dataCheck) refused(*operation) {}
-
 // lost is told of one of which nobody knows. Only those that write matter.
 func (c *dataCheck) lost(op *operation) {
 	switch op.kind {

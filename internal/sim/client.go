@@ -233,7 +233,6 @@ func (c *client) wrote(op *operation, r state.Result, err error) {
 	}
 	if err != nil {
 		c.note("client %d: %s %s: %v", c.number, kindNames[op.kind], op.key, err)
-		c.data.refused(op)
 		return
 	}
 	switch resp := r.Response.(type) {
@@ -250,7 +249,7 @@ func (c *client) wrote(op *operation, r state.Result, err error) {
 func (c *client) get(m *member, op *operation, reply func(func())) {
 	m.read(op.kind != opStale && !c.options.breaks.staleReads, func(err error) {
 		if err != nil {
-			reply(func() { c.data.refused(op) })
+			reply(func() {})
 			return
 		}
 		v := m.state.View()
@@ -263,7 +262,7 @@ func (c *client) get(m *member, op *operation, reply func(func())) {
 		res, err := v.KV.Range(what)
 		switch {
 		case errors.Is(err, mvcc.ErrCompacted):
-			reply(func() { c.data.refused(op) })
+			reply(func() {})
 			return
 		case err != nil:
 			c.violated("failure", "%s cannot read %s: %v", m.name, op.key, err)

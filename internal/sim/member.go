@@ -129,7 +129,7 @@ func (m *member) begin() error {
 		ID: m.id, Log: &m.disk.log, HardState: content.hs, Entries: content.entries, First: content.first,
 		Applied: applied.Index, ConfState: applied.Conf, Bootstrap: m.peers,
 		TickInterval: tickInterval, ElectionTicks: electionTicks, HeartbeatTicks: 1, PreVote: true, AdvanceTicks: true,
-		Transport: carrier{m, m.lives}, Logger: zap.NewNop(),
+		Transport: carrier{m}, Logger: zap.NewNop(),
 	})
 	if err != nil {
 		return err

@@ -35,11 +35,8 @@ func (n *network) lost(from, to uint64) bool {
 	return n.cut[link{from, to}] || n.chance(n.loss)
 }
 
-// carrier is the network as one life of a member sees it.
-type carrier struct {
-	*member
-	life int
-}
+// carrier is the network as a member sees it.
+type carrier struct{ *member }
 
 // Send implements consensus.Transport.
 func (c carrier) Send(msgs []*raftpb.Message) {

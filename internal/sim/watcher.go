@@ -16,13 +16,12 @@ const watcherCount = 3
 // holds that it is given every event of its range, once and in order: what the history has from its next revision on.
 type watcher struct {
 	*world
-	number   int
-	prefix   string
-	next     int64 // the lowest revision that it was not given
-	checked  int   // index into the history of the first event that it may still be given
-	at       *member
-	stream   *watch.Stream
-	restarts int
+	number  int
+	prefix  string
+	next    int64 // the lowest revision that it was not given
+	checked int   // index into the history of the first event that it may still be given
+	at      *member
+	stream  *watch.Stream
 }
 
 func (w *world) startWatchers() {
@@ -74,7 +73,6 @@ func (x *watcher) resume() {
 	if !m.up || m.gone || x.now < m.paused {
 		return
 	}
-	x.restarts++
 	x.at, x.stream = m, m.hub.NewStream()
 	m.streams[x] = true
 	req := watch.CreateRequest{Key: []byte(x.prefix), End: []byte{0}, Start: x.next}
@@ -97,7 +95,7 @@ func (x *watcher) got(r watch.Response) {
 			x.violated("watch", "watcher %d wants revision %d and is told that %d was compacted", x.number, x.next, r.CompactRevision)
 		}
 		x.note("watcher %d misses revisions %d to %d", x.number, x.next, r.CompactRevision-1)
-		x.skip(r.CompactRevision)
+		x.next = r.CompactRevision
 		x.leave()
 	case r.Canceled:
 		x.violated("watch", "watcher %d is refused: %s", x.number, r.Reason)
@@ -107,7 +105,7 @@ func (x *watcher) got(r watch.Response) {
 	}
 	if n := len(r.Events); n > 0 {
 		x.note("watcher %d is given %d events up to %d by %s", x.number, n, r.Events[n-1].Main, x.at.name)
-		x.skip(r.Events[n-1].Main + 1)
+		x.next = r.Events[n-1].Main + 1
 	}
 }
 
@@ -135,11 +133,6 @@ func (x *watcher) expected() *watch.Event {
 		}
 	}
 	return nil
-}
-
-// skip goes on at a revision. Nothing of what lies before may still be expected, unless it was compacted.
-func (x *watcher) skip(revision int64) {
-	x.next = revision
 }
 
 // done says whether the watcher was given everything.

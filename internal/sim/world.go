@@ -28,6 +28,8 @@ type breaks struct {
 	forwardLeases   bool     // what a leader says about leases may come into the log through the next leader
 	without         []string // checkers that do not look, so that others are first
 	forgetNoted     bool     // a renewal does not know of checkpoints that are on their way
+	shortHistory    bool     // watchers that catch up are not given everything
+	bitRot          bool     // the engine of one member changes by itself
 	lazyInstall     bool     // the record of an installed snapshot waits for a hard state that somebody syncs
 	forgetInstalled bool     // the log does not record an installed snapshot
 }
