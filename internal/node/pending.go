@@ -1,6 +1,7 @@
 package node
 
 import (
+	"container/heap"
 	"sync"
 
 	"github.com/dolmen-io/dolmen/internal/state"
@@ -92,37 +93,46 @@ func (p *pending) size() int {
 	return len(p.mu.calls)
 }
 
-// milestones lets goroutines wait until a number that only grows has reached a value.
+// milestones lets goroutines wait until a number that only grows has reached a value. Anybody can wait for a
+// value that never comes, so those who wait cost nothing until it is their turn.
 type milestones struct {
 	mu struct {
 		sync.Mutex
 		reached uint64
-		waiting map[chan struct{}]uint64
+		waiting waiters
 	}
+}
+
+// waiter is one who waits; at is its place among the others, negative once it does not wait any more.
+type waiter struct {
+	value uint64
+	ch    chan struct{}
+	at    int
 }
 
 func newMilestones(reached uint64) *milestones {
 	m := &milestones{}
 	m.mu.reached = reached
-	m.mu.waiting = map[chan struct{}]uint64{}
 	return m
 }
 
 // wait returns a channel that is closed once value is reached. cancel must be called when nobody waits
 // for it any more.
 func (m *milestones) wait(value uint64) (reached <-chan struct{}, cancel func()) {
-	ch := make(chan struct{})
+	w := &waiter{value: value, ch: make(chan struct{})}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.mu.reached >= value {
-		close(ch)
-		return ch, func() {}
+		close(w.ch)
+		return w.ch, func() {}
 	}
-	m.mu.waiting[ch] = value
-	return ch, func() {
+	heap.Push(&m.mu.waiting, w)
+	return w.ch, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		delete(m.mu.waiting, ch)
+		if w.at >= 0 {
+			heap.Remove(&m.mu.waiting, w.at)
+		}
 	}
 }
 
@@ -131,10 +141,32 @@ func (m *milestones) reach(value uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.mu.reached = max(m.mu.reached, value)
-	for ch, want := range m.mu.waiting {
-		if want <= m.mu.reached {
-			close(ch)
-			delete(m.mu.waiting, ch)
-		}
+	for len(m.mu.waiting) > 0 && m.mu.waiting[0].value <= m.mu.reached {
+		close(heap.Pop(&m.mu.waiting).(*waiter).ch)
 	}
+}
+
+// waiters is a heap.Interface, the lowest value first.
+type waiters []*waiter
+
+func (w waiters) Len() int           { return len(w) }
+func (w waiters) Less(i, j int) bool { return w[i].value < w[j].value }
+func (w waiters) Swap(i, j int) {
+	w[i], w[j] = w[j], w[i]
+	w[i].at, w[j].at = i, j
+}
+
+// Push implements heap.Interface.
+func (w *waiters) Push(x any) {
+	x.(*waiter).at = len(*w)
+	*w = append(*w, x.(*waiter))
+}
+
+// Pop implements heap.Interface.
+func (w *waiters) Pop() any {
+	last := (*w)[len(*w)-1]
+	(*w)[len(*w)-1] = nil
+	*w = (*w)[:len(*w)-1]
+	last.at = -1
+	return last
 }

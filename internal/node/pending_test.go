@@ -2,6 +2,9 @@ package node
 
 import (
 	"errors"
+	"math"
+	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -88,6 +91,50 @@ func TestMilestones(t *testing.T) {
 		m.reach(i + 1)
 	}
 	all.Wait()
+	require.Empty(t, m.mu.waiting)
+}
+
+// TestMilestonesInAnyOrder: whatever order they come and go in, those wait whose value is not reached, and nobody else.
+func TestMilestonesInAnyOrder(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 5))
+	type waiting struct {
+		value   uint64
+		reached <-chan struct{}
+		cancel  func()
+	}
+	m, all, now := newMilestones(0), []waiting{}, uint64(0)
+	for range 5000 {
+		switch rng.IntN(5) {
+		case 0, 1, 2:
+			w := waiting{value: now + rng.Uint64N(100)}
+			if rng.IntN(10) == 0 {
+				w.value = math.MaxUint64 // as a forged token says
+			}
+			w.reached, w.cancel = m.wait(w.value)
+			all = append(all, w)
+		case 3:
+			now += rng.Uint64N(3)
+			m.reach(now)
+		case 4:
+			if len(all) > 0 {
+				i := rng.IntN(len(all))
+				all[i].cancel()
+				all = slices.Delete(all, i, i+1)
+			}
+		}
+		left := 0
+		for _, w := range all {
+			require.Equal(t, w.value <= now, closed(w.reached))
+			if w.value > now {
+				left++
+			}
+		}
+		require.Len(t, m.mu.waiting, left)
+	}
+	for _, w := range all {
+		w.cancel()
+		w.cancel() // the second does nothing
+	}
 	require.Empty(t, m.mu.waiting)
 }
 
