@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/authpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -382,10 +383,10 @@ func TestTokenOfAnotherMember(t *testing.T) {
 	with := func(pairs ...string) context.Context {
 		return metadata.NewIncomingContext(context.Background(), metadata.Pairs(pairs...))
 	}
-	_, err := s.services.identify(with("token", fmt.Sprintf("aaaa.%d", index+1)), users)
+	_, _, err := s.services.caller(with("token", fmt.Sprintf("aaaa.%d", index+1)))
 	require.ErrorIs(t, err, auth.ErrInvalidToken)
 	require.Equal(t, []uint64{index + 1}, s.member.awaited)
-	_, err = s.services.identify(with("token", "aaaa"), users)
+	_, _, err = s.services.caller(with("token", "aaaa"))
 	require.ErrorIs(t, err, auth.ErrInvalidToken)
 	require.Len(t, s.member.awaited, 1, "there is nothing to wait for")
 
@@ -401,6 +402,66 @@ func TestTokenOfAnotherMember(t *testing.T) {
 	}
 	_, err = s.services.identify(with("token", "", "authorization", text), users)
 	require.ErrorIs(t, err, auth.ErrInvalidToken, "the first of the two counts, even if it is empty")
+}
+
+// TestLoginOfAnotherMember: whatever a user of a member that is ahead asks for is answered from what this member has
+// once it has applied the login, and nothing older is held meanwhile.
+func TestLoginOfAnotherMember(t *testing.T) {
+	for name, ask := range map[string]func(*secured, context.Context) error{
+		"serializable range": func(s *secured, ctx context.Context) error {
+			return second(s.kv.Range(ctx, &pb.RangeRequest{Key: []byte("a"), Serializable: true}))
+		},
+		"serializable stream": func(s *secured, ctx context.Context) error {
+			stream, err := s.kv.RangeStream(ctx, &pb.RangeRequest{Key: []byte("a"), Serializable: true})
+			require.NoError(s.t, err)
+			return second(stream.Recv())
+		},
+		"serializable txn": func(s *secured, ctx context.Context) error {
+			return second(s.kv.Txn(ctx, parse(s.t, &pb.TxnRequest{}, `success:{request_range:{key:"a" serializable:true}}`)))
+		},
+		"put": func(s *secured, ctx context.Context) error {
+			return second(s.kv.Put(ctx, &pb.PutRequest{Key: []byte("a")}))
+		},
+		"list": func(s *secured, ctx context.Context) error {
+			return second(pb.NewClusterClient(s.conn).MemberList(ctx, &pb.MemberListRequest{}))
+		},
+		"self": func(s *secured, ctx context.Context) error {
+			return second(s.auth.UserGet(ctx, &pb.AuthUserGetRequest{Name: "late"}))
+		},
+		"admin": func(s *secured, ctx context.Context) error {
+			return second(pb.NewMaintenanceClient(s.conn).Defragment(ctx, &pb.DefragmentRequest{}))
+		},
+		"watch": func(s *secured, ctx context.Context) error {
+			stream, err := s.watch.Watch(ctx)
+			require.NoError(s.t, err)
+			sendAll(s.t, stream, `create_request:{key:"a"}`)
+			res, err := stream.Recv()
+			require.NoError(s.t, err)
+			require.Empty(s.t, res.GetCancelReason())
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSecured(t)
+			root := &pb.RequestHeader{Username: "root", AuthRevision: 99}
+			ahead := []*pb.InternalRaftRequest{
+				{AuthUserAdd: &pb.AuthUserAddRequest{Name: "late"}, Header: root},
+				{AuthUserGrantRole: &pb.AuthUserGrantRoleRequest{User: "late", Role: "root"}, Header: root},
+				{Authenticate: &pb.InternalAuthenticateRequest{Name: "late", SimpleToken: "abcdefghijklmnop"}},
+			}
+			reads := len(s.member.reads)
+			s.member.catchUp = func() {
+				s.member.catchUp = nil
+				assert.Len(t, s.member.reads, reads) // on the handler's goroutine
+				for _, req := range ahead {
+					s.apply(req)
+				}
+			}
+			last := s.member.state.Applied().Index + uint64(len(ahead))
+			require.NoError(t, ask(s, metadata.AppendToOutgoingContext(s.ctx, "token", fmt.Sprintf("abcdefghijklmnop.%d", last))))
+			require.Nil(t, s.member.catchUp, "nobody has waited")
+		})
+	}
 }
 
 func TestCertificateNames(t *testing.T) {

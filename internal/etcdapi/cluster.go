@@ -30,7 +30,7 @@ type cluster struct {
 
 // MemberList implements pb.ClusterServer. Its header has no revision.
 func (s cluster) MemberList(ctx context.Context, r *pb.MemberListRequest) (*pb.MemberListResponse, error) {
-	v, err := s.member.Read(ctx, r.GetLinearizable())
+	v, err := s.read(ctx, r.GetLinearizable())
 	if err != nil {
 		return nil, toStatus(err)
 	}

@@ -43,9 +43,34 @@ func token(ctx context.Context) (string, bool) {
 	return "", false
 }
 
-// identify returns who a request comes from by the users of a view: nobody if auth is off or the request
-// says nothing. A token that does not hold is an error even if a certificate would have told: whoever
-// sends one means it. Error: auth.ErrInvalidToken.
+// awaitToken waits, if a request brings the token of a member that is ahead of this one, until the login is
+// applied here. It comes before what the request is answered from is taken: that must be no older than the
+// user, and must not be held by somebody who waits with a forged token. If the login does not come in time,
+// the token is one that nobody knows.
+func (s *Services) awaitToken(ctx context.Context) {
+	users := s.member.Users()
+	if !users.Enabled() {
+		return
+	}
+	text, _ := token(ctx)
+	index := s.credentials.Tokens.AppliedIndex(text)
+	if index == 0 {
+		return
+	}
+	if _, err := s.credentials.Tokens.Identify(text, users.Revision(), time.Now()); err != nil {
+		_ = s.member.Await(ctx, index)
+	}
+}
+
+// read returns the newest view for a request whose caller is identified by it.
+func (s *Services) read(ctx context.Context, linearizable bool) (*state.View, error) {
+	s.awaitToken(ctx)
+	return s.member.Read(ctx, linearizable)
+}
+
+// identify returns who a request comes from by the users of a view that was taken after awaitToken: nobody
+// if auth is off or the request says nothing. A token that does not hold is an error even if a certificate
+// would have told: whoever sends one means it. Error: auth.ErrInvalidToken.
 func (s *Services) identify(ctx context.Context, users *auth.View) (auth.Identity, error) {
 	if !users.Enabled() {
 		return auth.Identity{}, nil
@@ -53,15 +78,6 @@ func (s *Services) identify(ctx context.Context, users *auth.View) (auth.Identit
 	text, given := token(ctx)
 	if !given {
 		return s.certificate(ctx, users), nil
-	}
-	who, err := s.credentials.Tokens.Identify(text, users.Revision(), time.Now())
-	if err == nil {
-		return who, nil
-	}
-	// The token may come from a member that is ahead of this one.
-	index := s.credentials.Tokens.AppliedIndex(text)
-	if index == 0 || s.member.Await(ctx, index) != nil {
-		return auth.Identity{}, err
 	}
 	return s.credentials.Tokens.Identify(text, users.Revision(), time.Now())
 }
@@ -90,6 +106,7 @@ func (s *Services) certificate(ctx context.Context, users *auth.View) auth.Ident
 
 // caller returns who a request comes from and the newest users and roles, by which that was established.
 func (s *Services) caller(ctx context.Context) (auth.Identity, *auth.View, error) {
+	s.awaitToken(ctx)
 	users := s.member.Users()
 	who, err := s.identify(ctx, users)
 	return who, users, err

@@ -70,7 +70,7 @@ func (s kv) rangeKeys(ctx context.Context, r *pb.RangeRequest) (any, error) {
 	if err := checkRange(r); err != nil {
 		return nil, err
 	}
-	v, err := s.member.Read(ctx, !r.GetSerializable())
+	v, err := s.read(ctx, !r.GetSerializable())
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +120,7 @@ func (s kv) streamChunks(stream grpc.ServerStream, o mvcc.RangeOptions, lineariz
 	o.Limit = min(firstChunk, total)
 	sent, header, permit := int64(0), int64(0), s.permitStream(stream.Context(), o.Key, o.End)
 	for {
-		v, err := s.member.Read(stream.Context(), linearizable && header == 0)
+		v, err := s.read(stream.Context(), linearizable && header == 0)
 		if err != nil {
 			return err
 		}
@@ -249,7 +249,7 @@ func (s kv) runTxn(ctx context.Context, r *pb.TxnRequest) (state.Result, error) 
 	if !readOnly(r) {
 		return s.propose(ctx, &pb.InternalRaftRequest{Txn: r})
 	}
-	v, err := s.member.Read(ctx, !serializable(r))
+	v, err := s.read(ctx, !serializable(r))
 	if err != nil {
 		return state.Result{}, err
 	}

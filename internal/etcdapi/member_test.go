@@ -40,6 +40,8 @@ type member struct {
 	compacted []int64
 	proposals error
 	awaited   []uint64
+	// catchUp runs when an entry is waited for, before anything else.
+	catchUp func()
 	// beforeLogin runs before a login is applied.
 	beforeLogin func()
 	credentials Credentials
@@ -110,6 +112,9 @@ func (m *member) Compacted(_ context.Context, revision int64) error {
 }
 
 func (m *member) Await(_ context.Context, index uint64) error {
+	if m.catchUp != nil {
+		m.catchUp()
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.awaited = append(m.awaited, index)

@@ -89,6 +89,7 @@ func (s watcher) create(ctx context.Context, stream *watch.Stream, r *pb.WatchCr
 		if len(key) == 0 {
 			key = []byte{0}
 		}
+		s.awaitToken(ctx)
 		if _, err := s.authorizeRead(ctx, s.member.Users(), key, r.GetRangeEnd()); err != nil {
 			return stream.Refuse(ctx, watchRefusal(err))
 		}
