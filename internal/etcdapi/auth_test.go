@@ -307,6 +307,27 @@ func TestDataPermissions(t *testing.T) {
 	requireText(t, empty, alive(s.ctx, 1))
 }
 
+// TestKeysOfALease: who asks for a lease's keys is told none that came to it while the request was answered and that
+// it must not read.
+func TestKeysOfALease(t *testing.T) {
+	s := newSecured(t)
+	require.NoError(t, second(s.lease.LeaseGrant(s.u, &pb.LeaseGrantRequest{ID: 1, TTL: 60})))
+	require.NoError(t, second(s.kv.Put(s.u, &pb.PutRequest{Key: []byte("a"), Lease: 1})))
+	s.clock.also = func() {
+		_, err := s.member.apply(&pb.InternalRaftRequest{Put: &pb.PutRequest{Key: []byte("z"), Lease: 1},
+			Header: &pb.RequestHeader{Username: "root", AuthRevision: 99}})
+		assert.NoError(t, err)
+	}
+	keys := func(c context.Context) (*pb.LeaseTimeToLiveResponse, error) {
+		return s.lease.LeaseTimeToLive(c, &pb.LeaseTimeToLiveRequest{ID: 1, Keys: true})
+	}
+	requireText(t, rpctypes.ErrGRPCPermissionDenied, second(keys(s.u)))
+	res, err := keys(s.root)
+	require.NoError(t, err)
+	require.Equal(t, [][]byte{[]byte("a"), []byte("z")}, res.GetKeys())
+	requireText(t, rpctypes.ErrGRPCUserEmpty, second(keys(s.ctx)))
+}
+
 // A watch is refused for what the range as sent says, and the stream goes on.
 func TestWatchPermissions(t *testing.T) {
 	s := newSecured(t)

@@ -91,7 +91,7 @@ func (s lessor) LeaseKeepAlive(stream pb.Lease_LeaseKeepAliveServer) error {
 
 // LeaseTimeToLive implements pb.LeaseServer.
 func (s lessor) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
-	if err := s.authorizeTimeToLive(ctx, r); err != nil {
+	if err := s.authorizeSignedIn(ctx); err != nil {
 		return nil, toStatus(err)
 	}
 	res := &pb.LeaseTimeToLiveResponse{ID: r.GetID(), TTL: -1}
@@ -107,6 +107,10 @@ func (s lessor) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveReques
 			res.TTL = t.Granted
 		}
 		if r.GetKeys() {
+			// Those that are told, which may be others than before the call: keys come and go.
+			if err := s.authorizeKeys(ctx, t.Keys); err != nil {
+				return nil, toStatus(err)
+			}
 			for _, k := range t.Keys {
 				res.Keys = append(res.Keys, []byte(k))
 			}
@@ -120,12 +124,18 @@ func (s lessor) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveReques
 	return res, nil
 }
 
-// authorizeTimeToLive refuses callers who may not read the keys of a lease if they ask for those.
-func (s lessor) authorizeTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) error {
-	if !r.GetKeys() {
-		return s.authorizeSignedIn(ctx)
+// authorizeKeys refuses callers who may not read each of some keys.
+func (s lessor) authorizeKeys(ctx context.Context, keys []string) error {
+	who, users, err := s.caller(ctx)
+	if err != nil || users.CheckAdmin(who) == nil {
+		return err
 	}
-	return s.authorizeLeases(ctx, auth.Read, r.GetID())
+	for _, k := range keys {
+		if err := users.Check(who, []byte(k), nil, auth.Read); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // LeaseLeases implements pb.LeaseServer.

@@ -133,6 +133,7 @@ type clock struct {
 	state *state.State
 	fail  error
 	left  time.Duration
+	also  func() // runs before a lease's time is read
 }
 
 func (c *clock) Renew(_ context.Context, id int64) (int64, error) {
@@ -141,6 +142,9 @@ func (c *clock) Renew(_ context.Context, id int64) (int64, error) {
 }
 
 func (c *clock) TimeToLive(_ context.Context, id int64) (LeaseTime, error) {
+	if c.also != nil {
+		c.also()
+	}
 	l, ok := c.state.Leases().Get(id)
 	if c.fail != nil {
 		return LeaseTime{}, c.fail
