@@ -89,7 +89,8 @@ func (a *applier) apply(b consensus.Batch) error {
 	a.users.apply(withoutLogins(turn.Auth, a.logged), turn.View.Auth, now)
 	// Also without events: watchers learn of the revision, readers of the index.
 	a.hub.Publish(turn.Events, turn.View.KV.Current())
-	if turn.OverQuota {
+	// What was in the log at the start was dealt with then: the alarm was raised, and may have been disarmed since.
+	if turn.OverQuota > a.logged {
 		a.quota.exceeded()
 	}
 	// Before the answers: who has one for a membership change can then ask whether raft has taken it too.

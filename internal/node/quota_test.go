@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -30,6 +32,11 @@ func admitted(m *Member, req *pb.InternalRaftRequest) error {
 	if err := m.Admit(context.Background(), req); err != nil {
 		return err
 	}
+	return proposed(m, req)
+}
+
+// proposed does what a member does with a request that another has admitted.
+func proposed(m *Member, req *pb.InternalRaftRequest) error {
 	res, err := m.Propose(context.Background(), req)
 	return errors.Join(err, res.Err)
 }
@@ -135,6 +142,37 @@ func TestAppliedOverQuota(t *testing.T) {
 	m.proposeQuietly(put("a", "y"), m.leadsIn(), nil)
 	require.Eventually(t, func() bool { return len(alarms(m)) == 1 }, testPatience, time.Millisecond)
 	require.EqualValues(t, 2, versionOf(t, m, "a"))
+}
+
+// TestQuotaAfterCrash: what was over the quota long ago, and is applied once more after a crash, brings no alarm
+// back that was disarmed since.
+func TestQuotaAfterCrash(t *testing.T) {
+	smallSegments(t)
+	synctest.Test(t, func(t *testing.T) {
+		cfg := quietConfig(t, config.EngineMemory)
+		cfg.QuotaBackendBytes = 8 << 10
+		d := newForgetful(config.EngineMemory, filepath.Join(t.TempDir(), "wal"))
+		m := start(t, cfg, d)
+		require.ErrorIs(t, proposed(m, put("a", strings.Repeat("x", 9000))), state.ErrNoSpace)
+		require.Len(t, alarms(m), 1)
+		require.NoError(t, proposed(m, &pb.InternalRaftRequest{DeleteRange: &pb.DeleteRangeRequest{Key: []byte("a")}}))
+		current, _ := m.state.Revisions()
+		require.NoError(t, proposed(m, &pb.InternalRaftRequest{Compaction: &pb.CompactionRequest{Revision: current}}))
+		require.NoError(t, m.Compacted(t.Context(), current))
+		disarm(t, m)
+		require.NoError(t, admitted(m, put("c", "")))
+		after, err := d.crash(rand.New(rand.NewPCG(1, 1)), filepath.Join(t.TempDir(), "after"))
+		require.NoError(t, err)
+		stop(t, m)
+
+		m = start(t, cfg, after)
+		require.NoError(t, m.Compacted(t.Context(), current))
+		synctest.Wait()
+		require.EqualValues(t, 1, versionOf(t, m, "c"), "the log is replayed")
+		require.Empty(t, alarms(m))
+		require.NoError(t, admitted(m, put("c", "")))
+		stop(t, m)
+	})
 }
 
 func TestNoQuota(t *testing.T) {

@@ -67,7 +67,7 @@ func (s *State) applyEntry(t *Turn, e *Entry) error {
 		// It was admitted, so it is applied as on every other member. That the client is told and the alarm
 		// asked for is this member's business: sizes differ.
 		res = Result{Err: ErrNoSpace, Revision: s.store.Current()}
-		t.OverQuota = true
+		t.OverQuota = e.Index
 	}
 	if id := RequestID(req); id != 0 {
 		t.Outcomes = append(t.Outcomes, Outcome{ID: id, Result: res})

@@ -37,9 +37,9 @@ type Turn struct {
 	Auth []auth.Change
 	// Confs are the membership changes, in order.
 	Confs []consensus.ConfChange
-	// OverQuota says that a write was applied which the space quota had no room for: whoever runs the member
-	// proposes the alarm that refuses the next ones on all members.
-	OverQuota bool
+	// OverQuota is the index of the last write that was applied although the space quota had no room for it, 0 for
+	// none: whoever runs the member proposes the alarm that refuses the next ones on all members.
+	OverQuota uint64
 	// View is the state after the turn, already published.
 	View *View
 }
