@@ -36,7 +36,7 @@ func (p *program) checkCommand() *cobra.Command {
 			"checksums, records, whether the raft log reaches from the engine's applied index to what is committed,\n" +
 			"and whose log it is. Nothing is written. A running member is left alone. It takes as much memory as\n" +
 			"the member does.\n\n" +
-			"Of a directory that etcd has written, the raft log is checked; its database is not opened.\n\n" +
+			"A directory that etcd has written is checked too, by the rules by which it is taken over.\n\n" +
 			"Exit status: 0 it is sound; 1 it is damaged, and the findings say how and what to do; 2 the command\n" +
 			"is called wrongly; 3 nothing can be said, because a member is running, nothing is there, or it cannot\n" +
 			"be read.",

@@ -103,19 +103,6 @@ func lockAll(at node.Layout) (unlock func(), err error) {
 	return unlock, nil
 }
 
-func (r *Report) checkEtcd(at node.Layout) error {
-	info, err := os.Stat(at.EtcdDatabase)
-	if err != nil {
-		return err
-	}
-	r.EtcdDatabase = info.Size()
-	if !wal.Exist(at.WAL) {
-		r.finding("raft log", restore, "there is none in %s", at.WAL)
-		return nil
-	}
-	return r.checkLog(at.WAL, nil)
-}
-
 func (r *Report) checkOurs(at node.Layout) error {
 	format, err := node.ReadFormat(at.Format)
 	switch {
@@ -126,29 +113,40 @@ func (r *Report) checkOurs(at node.Layout) error {
 		return err
 	}
 	r.Format = format.Format
-	if err := r.checkEngine(at.Engine, format.Engine); err != nil {
+	dir := at.Engine
+	if !exists(dir) && exists(at.Imported) {
+		dir = at.Imported
+		r.note("taking over the directory of an etcd member was interrupted; the next start completes it")
+	}
+	if err := r.checkEngine(dir, format.Engine); err != nil {
 		return err
 	}
 	if wal.Exist(at.WAL) {
-		if err := r.checkLog(at.WAL, r.Engine); err != nil {
+		var applied *position
+		if e := r.Engine; e != nil {
+			applied = &position{index: e.Applied, term: e.AppliedTerm, of: "engine"}
+		}
+		if err := r.checkLog(at.WAL, applied); err != nil {
 			return err
 		}
 	} else if r.Engine != nil && r.Engine.Applied > 0 {
 		r.finding("raft log", "Name the --wal-dir that the member had, or restore the member from a backup.",
 			"there is none in %s, though the engine has applied index %d", at.WAL, r.Engine.Applied)
 	}
-	r.noteBehind()
-	r.checkMember()
+	r.checkMember("engine")
+	if r.Engine != nil {
+		r.noteBehind("engine", r.Engine.Applied)
+	}
 	return nil
 }
 
-// noteBehind says that the engine does not hold all that is acknowledged, which is so after every crash.
-func (r *Report) noteBehind() {
-	if r.Keys == nil || r.Log == nil || r.Log.Commit <= r.Engine.Applied {
+// noteBehind says that the store, of that name, does not hold all that is acknowledged, which is so after every crash.
+func (r *Report) noteBehind(store string, applied uint64) {
+	if r.Keys == nil || r.Log == nil || r.Log.Commit <= applied {
 		return
 	}
-	r.note("the member has crashed: %s of the log %s not in the engine yet, and the figures below are without what they did; "+
-		"the next start applies them", plural(int(r.Log.Commit-r.Engine.Applied), "entry"), isAre(r.Log.Commit-r.Engine.Applied))
+	r.note("the member has crashed: %s of the log %s not in the %s yet, and the figures below are without what they did; "+
+		"the next start applies them", plural(int(r.Log.Commit-applied), "entry"), isAre(r.Log.Commit-applied), store)
 }
 
 func isAre(n uint64) string {
@@ -158,8 +156,8 @@ func isAre(n uint64) string {
 	return "are"
 }
 
-// checkMember holds whose log it is against whom the engine knows.
-func (r *Report) checkMember() {
+// checkMember holds whose log it is against whom the store, of that name, knows.
+func (r *Report) checkMember(store string) {
 	if r.Cluster.Member == "" || len(r.Cluster.Members) == 0 {
 		return
 	}
@@ -173,7 +171,7 @@ func (r *Report) checkMember() {
 		return
 	}
 	r.finding("raft log", "Name the --wal-dir that belongs to the --data-dir.",
-		"it is that of member %s, whom the engine does not know as a member", r.Cluster.Member)
+		"it is that of member %s, whom the %s does not know as a member", r.Cluster.Member, store)
 }
 
 // verifier is an engine that can look for damage in what a reading of everything does not touch.
@@ -273,8 +271,7 @@ func (r *Report) describe(st *state.State, revisions int64) {
 		Compacted: max(0, v.KV.Compacted()), Finished: max(0, st.Removed())}
 	r.Cluster.Version, r.Cluster.Removed = v.Members.Version(), len(v.Members.RemovedIDs())
 	for _, m := range v.Members.Members() {
-		r.Cluster.Members = append(r.Cluster.Members,
-			Member{ID: string(hex(m.ID)), Name: m.Name, PeerURLs: m.PeerURLs, Learner: m.IsLearner})
+		r.Cluster.Members = append(r.Cluster.Members, memberOf(m))
 	}
 	r.Leases = &Leases{Leases: st.Leases().Len()}
 	for _, l := range st.LoadedLeases() {

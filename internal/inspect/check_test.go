@@ -5,15 +5,19 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/dolmen-io/dolmen/embed"
@@ -87,7 +91,8 @@ func text(t *testing.T, r *inspect.Report, dir string) string {
 	for _, mask := range [][2]string{
 		{`\b[0-9a-f]{13,16}\b`, "ID"}, {`127\.0\.0\.1:\d+`, "ADDRESS"}, {`engine( +)(\w+), [\d.]+ \w+`, "engine${1}ENGINE, SIZE"},
 		{`index \d+ of term \d`, "index N of term N"}, {`\d+ entries, 1 to \d+; term \d, committed to \d+`, "N entries"}, {`reads from \d+`, "reads from N"},
-		{`stored, [\d.]+ kB`, "stored, SIZE"},
+		{`stored, [\d.]+ kB`, "stored, SIZE"}, {`etcd's, [\d.]+ kB`, "etcd's, SIZE"},
+		{`crashed: \d+ entries`, "crashed: N"},
 	} {
 		s = regexp.MustCompile(mask[0]).ReplaceAllString(s, mask[1])
 	}
@@ -311,31 +316,107 @@ func TestCheckWALDir(t *testing.T) {
 	require.Equal(t, elsewhere, r.Log.Dir)
 }
 
-func TestCheckEtcd(t *testing.T) {
-	dir := written(t, embed.EnginePebble)
+// etcdWritten returns the data directory of a stopped member as etcd would have left it, and its database: the log
+// goes on a little behind that.
+func etcdWritten(t *testing.T) (dir, db string) {
+	t.Helper()
+	dir = written(t, embed.EnginePebble)
 	member := filepath.Join(dir, "member")
-	for _, name := range []string{"FORMAT", "LOCK", "engine"} {
+	m := start(t, dir, embed.EnginePebble)
+	client, err := m.Client()
+	require.NoError(t, err)
+	_, err = pb.NewMaintenanceClient(client.ActiveConnection()).Alarm(t.Context(), &pb.AlarmRequest{
+		Action: pb.AlarmRequest_ACTIVATE, MemberID: 0xab, Alarm: pb.AlarmType_NOSPACE,
+	})
+	require.NoError(t, err)
+	snapshot, err := client.Snapshot(t.Context())
+	require.NoError(t, err)
+	content, err := io.ReadAll(snapshot)
+	require.NoError(t, errors.Join(err, snapshot.Close()))
+	_, err = client.Delete(t.Context(), "key1")
+	require.NoError(t, err)
+	require.NoError(t, client.Close())
+	require.NoError(t, m.Close(context.WithoutCancel(t.Context())))
+	for _, name := range []string{"FORMAT", "LOCK", "engine", "export"} {
 		require.NoError(t, os.RemoveAll(filepath.Join(member, name)))
 	}
-	require.NoError(t, os.Mkdir(filepath.Join(member, "snap"), 0o700))
-	require.NoError(t, os.WriteFile(filepath.Join(member, "snap", "db"), make([]byte, 20480), 0o600))
+	db = filepath.Join(member, "snap", "db")
+	require.NoError(t, os.Mkdir(filepath.Dir(db), 0o700))
+	require.NoError(t, os.WriteFile(db, content[:len(content)-sha256.Size], 0o600))
+	return dir, db
+}
+
+func TestCheckEtcd(t *testing.T) {
+	dir, _ := etcdWritten(t)
+	before := image(t, dir)
 	r, err := inspect.Check(dir, "")
 	require.NoError(t, err)
-	require.True(t, r.Sound)
+	require.True(t, r.Sound, "%+v", r.Findings)
+	require.Equal(t, before, image(t, dir), "nothing is written")
 	require.Equal(t, `data directory  DIR, written by etcd
 member          ID of cluster ID
-database        20.5 kB, not opened
+version         3.7.0
+members         ID "default" at http://ADDRESS
+database        etcd's, SIZE; applied index N of term N
 raft log        DIR/member/wal, 1 segment of 64.0 MB
                 N entries; a start reads from N
+note            the member has crashed: N of the log are not in the database yet, and the figures below are without what they did; the next start applies them
+keys            4 keys at revision 22; 15 revisions stored, SIZE
+compaction      to revision 12
+leases          1 lease, 4 keys attached
+alarm           NOSPACE of member ab
+authentication  off; 1 user, 1 role, revision 3
 
 sound
 `, text(t, r, dir))
 	require.NotZero(t, r.Log.ReadFrom)
+	require.Greater(t, r.Log.Last, r.Database.Applied)
 
-	require.NoError(t, os.RemoveAll(filepath.Join(member, "wal")))
+	require.NoError(t, os.RemoveAll(filepath.Join(dir, "member", "wal")))
 	r, err = inspect.Check(dir, "")
 	require.NoError(t, err)
 	require.Equal(t, "raft log", r.Findings[0].Where)
+}
+
+// TestCheckEtcdDamage: what a take-over refuses is found.
+func TestCheckEtcdDamage(t *testing.T) {
+	dir, db := etcdWritten(t)
+	content, err := os.ReadFile(db)
+	require.NoError(t, err)
+	for name, damaged := range map[string][]byte{
+		"zeros":    make([]byte, len(content)),
+		"cut off":  content[:len(content)/2/4096*4096],
+		"a record": bytes.ReplaceAll(content, []byte("key4\x10"), []byte("key4\x17")),
+		"a member": bytes.ReplaceAll(content, []byte(`{"id":`), []byte(`{"ib":`)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.NoError(t, os.WriteFile(db, damaged, 0o600))
+			r, err := inspect.Check(dir, "")
+			require.NoError(t, err)
+			require.False(t, r.Sound)
+			require.Equal(t, "database", r.Findings[0].Where)
+			require.Contains(t, r.Findings[0].What, db)
+		})
+	}
+	require.NoError(t, os.WriteFile(db, content, 0o600))
+	running, err := os.OpenFile(db, os.O_RDWR, 0)
+	require.NoError(t, err)
+	require.NoError(t, syscall.Flock(int(running.Fd()), syscall.LOCK_EX))
+	_, err = inspect.Check(dir, "")
+	require.ErrorIs(t, err, inspect.ErrInUse)
+	require.NoError(t, running.Close())
+}
+
+// TestCheckInterruptedTakeOver: what a crash in the middle of taking over leaves is no damage.
+func TestCheckInterruptedTakeOver(t *testing.T) {
+	dir := written(t, embed.EnginePebble)
+	member := filepath.Join(dir, "member")
+	require.NoError(t, os.Rename(filepath.Join(member, "engine"), filepath.Join(member, "engine.import")))
+	r, err := inspect.Check(dir, "")
+	require.NoError(t, err)
+	require.True(t, r.Sound, "%+v", r.Findings)
+	require.NotZero(t, r.Engine.Applied)
+	require.Contains(t, text(t, r, dir), "note            taking over the directory of an etcd member was interrupted; the next start completes it\n")
 }
 
 func TestCheckRefuses(t *testing.T) {

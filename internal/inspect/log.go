@@ -13,18 +13,26 @@ import (
 
 const restore = "Restore the member from a backup, or remove it from the cluster and add it again empty."
 
-// logCheck reads a log and holds it against the position that the engine has applied. It keeps no entry.
+// position is how far a store, which is called of, has applied the log.
+type position struct {
+	index, term uint64
+	of          string
+}
+
+// logCheck reads a log and holds it against the position that the store, an engine or etcd's database, has applied.
+// It keeps no entry.
 type logCheck struct {
 	log     Log
 	applied uint64
-	term    uint64 // of the entry applied, by the engine
-	alone   bool   // without an engine to fit: a start reads from the newest mark
+	term    uint64 // of the entry applied, by the store
+	store   string
+	alone   bool // without a store to fit: a start reads from the newest mark
 
 	metadata  *wal.Metadata
 	hardState *raftpb.HardState
 	marks     []wal.Mark // one a flush, in the segments that are kept
 	lastTerm  uint64     // of the last entry
-	logTerm   uint64     // of the entry that the engine has applied last, by the log; 0 if it is not there
+	logTerm   uint64     // of the entry that the store has applied last, by the log; 0 if it is not there
 	problems  []string
 	bad       int // entries whose request cannot be read
 }
@@ -80,7 +88,7 @@ func (c *logCheck) problem(format string, args ...any) {
 	}
 }
 
-// finish holds what was read against the engine, by the rules by which a member starts.
+// finish holds what was read against the store, by the rules by which a member starts.
 func (c *logCheck) finish() {
 	if c.bad > 1 {
 		c.problem("so do %d more entries", c.bad-1)
@@ -92,16 +100,16 @@ func (c *logCheck) finish() {
 	case len(c.marks) == 0:
 		c.problem("it has no snapshot record to read from")
 	case mark == nil:
-		c.problem("it begins at index %d but the engine has applied only up to %d: the engine is older than the log",
-			c.marks[0].Index, c.applied)
+		c.problem("it begins at index %d but the %s has applied only up to %d: the %s is older than the log",
+			c.marks[0].Index, c.store, c.applied, c.store)
 	case c.hardState == nil && c.applied > 0:
-		c.problem("it has no state although the engine has applied index %d: it belongs to another member or was lost", c.applied)
+		c.problem("it has no state although the %s has applied index %d: it belongs to another member or was lost", c.store, c.applied)
 	case c.hardState != nil:
 		c.span(mark)
 	}
 }
 
-// newestMark returns the snapshot record from which a start reads: the newest that is committed, and that the engine
+// newestMark returns the snapshot record from which a start reads: the newest that is committed, and that the store
 // has reached.
 func (c *logCheck) newestMark() *wal.Mark {
 	limit := c.hardState.GetCommit()
@@ -126,21 +134,21 @@ func (c *logCheck) span(mark *wal.Mark) {
 		c.problem("entries %d to %d, which a start reads first, are missing", mark.Index+1, l.First-1)
 	}
 	if last < c.applied {
-		c.problem("it ends at index %d but the engine has applied up to %d: it has lost its end", last, c.applied)
+		c.problem("it ends at index %d but the %s has applied up to %d: it has lost its end", last, c.store, c.applied)
 	} else if commit := c.hardState.GetCommit(); last < commit {
 		c.problem("it ends at index %d but says that it is committed up to %d: it has lost its end", last, commit)
 	}
 	if c.logTerm != 0 && c.logTerm != c.term {
-		c.problem("entry %d is of term %d, the engine has applied one of term %d: they belong to different histories",
-			c.applied, c.logTerm, c.term)
+		c.problem("entry %d is of term %d, the %s has applied one of term %d: they belong to different histories",
+			c.applied, c.logTerm, c.store, c.term)
 	}
 }
 
-// checkLog reads the log. The engine is nil if it could not be read, or is etcd's.
-func (r *Report) checkLog(dir string, eng *Engine) error {
-	c := &logCheck{log: Log{Dir: dir}, alone: eng == nil}
-	if eng != nil {
-		c.applied, c.term = eng.Applied, eng.AppliedTerm
+// checkLog reads the log. applied is nil if the store could not be read.
+func (r *Report) checkLog(dir string, applied *position) error {
+	c := &logCheck{log: Log{Dir: dir}, alone: applied == nil}
+	if applied != nil {
+		c.applied, c.term, c.store = applied.index, applied.term, applied.of
 	}
 	files, err := wal.Files(dir)
 	if err != nil {

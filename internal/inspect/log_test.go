@@ -76,7 +76,7 @@ func TestLogAgainstEngine(t *testing.T) {
 			[]string{"entry 1 of term 1 at offset 100 of a.wal asks for nothing that can be read: ", "so do 2 more entries"}, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := &logCheck{applied: tt.applied, term: tt.term, alone: tt.alone}
+			c := &logCheck{applied: tt.applied, term: tt.term, store: "engine", alone: tt.alone}
 			for _, r := range tt.records {
 				require.NoError(t, c.record(r))
 			}

@@ -12,16 +12,16 @@ type Report struct {
 	// Kind is "dolmen" or "etcd": whose directory it is.
 	Kind string `json:"kind"`
 	// Format is that of the directory, 0 for etcd's.
-	Format  int     `json:"format,omitempty"`
-	Engine  *Engine `json:"engine,omitempty"`
-	Log     *Log    `json:"log,omitempty"`
-	Cluster Cluster `json:"cluster"`
-	Keys    *Keys   `json:"keys,omitempty"`
-	Leases  *Leases `json:"leases,omitempty"`
-	Alarms  []Alarm `json:"alarms,omitempty"`
-	Auth    *Auth   `json:"auth,omitempty"`
-	// EtcdDatabase is the size of etcd's database, which is not opened.
-	EtcdDatabase int64 `json:"etcd_database_bytes,omitempty"`
+	Format int     `json:"format,omitempty"`
+	Engine *Engine `json:"engine,omitempty"`
+	// Database is there instead of an engine if the directory is etcd's.
+	Database *Database `json:"database,omitempty"`
+	Log      *Log      `json:"log,omitempty"`
+	Cluster  Cluster   `json:"cluster"`
+	Keys     *Keys     `json:"keys,omitempty"`
+	Leases   *Leases   `json:"leases,omitempty"`
+	Alarms   []Alarm   `json:"alarms,omitempty"`
+	Auth     *Auth     `json:"auth,omitempty"`
 	// Notes are worth knowing and no damage.
 	Notes []string `json:"notes,omitempty"`
 	// Findings are damage. Sound says that there is none.
@@ -40,6 +40,14 @@ type Finding struct {
 type Engine struct {
 	Name        string `json:"name"`
 	Bytes       int64  `json:"bytes"`
+	Applied     uint64 `json:"applied_index"`
+	AppliedTerm uint64 `json:"applied_term"`
+}
+
+// Database is what etcd keeps its data in. Version is that of its format, empty before etcd 3.6.
+type Database struct {
+	Bytes       int64  `json:"bytes"`
+	Version     string `json:"version,omitempty"`
 	Applied     uint64 `json:"applied_index"`
 	AppliedTerm uint64 `json:"applied_term"`
 }
@@ -121,8 +129,8 @@ func (r *Report) WriteText(w io.Writer) error {
 	if e := r.Engine; e != nil {
 		line("engine", "%s, %s; applied index %d of term %d", e.Name, bytesText(e.Bytes), e.Applied, e.AppliedTerm)
 	}
-	if r.Kind == "etcd" {
-		line("database", "%s, not opened", bytesText(r.EtcdDatabase))
+	if d := r.Database; d != nil {
+		line("database", "etcd's, %s; applied index %d of term %d", bytesText(d.Bytes), d.Applied, d.AppliedTerm)
 	}
 	if l := r.Log; l != nil {
 		line("raft log", "%s, %s", l.Dir, plural(l.Segments, "segment")+" of "+bytesText(l.Bytes))

@@ -11,8 +11,8 @@ import (
 type Layout struct {
 	// Member is the directory of a member, Format says what wrote it, Lock is held while a member runs.
 	Member, Format, Lock string
-	// Engine and WAL are directories.
-	Engine, WAL string
+	// Engine and WAL are directories, and so is Imported, which is to become Engine when etcd's directory is taken over.
+	Engine, Imported, WAL string
 	// EtcdDatabase is there if etcd wrote the directory.
 	EtcdDatabase string
 }
@@ -28,8 +28,9 @@ func NewLayout(dataDir, log string) Layout {
 		Format:       filepath.Join(member, formatFile),
 		Lock:         filepath.Join(member, lockFile),
 		Engine:       filepath.Join(member, engineDir),
+		Imported:     filepath.Join(member, importDir),
 		WAL:          log,
-		EtcdDatabase: filepath.Join(member, "snap", "db"),
+		EtcdDatabase: dbPath(member),
 	}
 }
 

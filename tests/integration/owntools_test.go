@@ -86,7 +86,7 @@ func lookAt(t *testing.T, name, dir string, puts int) {
 		t.Errorf("check: exit %d, %v, %s", status, err, out)
 	}
 	switch {
-	case name == "etcd" && (report.Kind != "etcd" || report.Keys != nil):
+	case name == "etcd" && (report.Kind != "etcd" || report.Keys == nil):
 		t.Errorf("not recognised as etcd's: %s", out)
 	case name != "etcd" && report.Kind != "dolmen":
 		t.Errorf("not recognised as ours: %s", out)
