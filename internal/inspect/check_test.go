@@ -333,8 +333,10 @@ func etcdWritten(t *testing.T) (dir, db string) {
 	require.NoError(t, err)
 	content, err := io.ReadAll(snapshot)
 	require.NoError(t, errors.Join(err, snapshot.Close()))
-	_, err = client.Delete(t.Context(), "key1")
-	require.NoError(t, err)
+	for _, key := range []string{"key1", "key2"} {
+		_, err = client.Delete(t.Context(), key)
+		require.NoError(t, err)
+	}
 	require.NoError(t, client.Close())
 	require.NoError(t, m.Close(context.WithoutCancel(t.Context())))
 	for _, name := range []string{"FORMAT", "LOCK", "engine", "export"} {

@@ -51,7 +51,7 @@ const (
 
 // Restore makes the data directory of a member of a new cluster that begins with the data of a snapshot. cfg
 // says who the member is, who the others are, and where its data goes: to a directory that is empty or not
-// there. After an error nothing of it is left.
+// there. After an error nothing of it is left, or, if only tidying up has failed, a whole member.
 //
 // What is made is what etcd makes: the raft log begins with an entry for each initial member, in the order of
 // their IDs, and the data is at the last of them, so members restored by either program form one cluster.
@@ -110,6 +110,7 @@ type restore struct {
 
 	madeData bool // the data directory was not there
 	putLog   bool // the log may be where it is to be in the end
+	whole    bool // the member is in its place, and nothing is taken back
 	lock     *fileutil.LockedFile
 }
 
@@ -167,7 +168,7 @@ func (r *restore) begin() (err error) {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(r.dir(), restoreFile), b, fileutil.PrivateFileMode)
+	return writeWhole(filepath.Join(r.dir(), restoreFile), b)
 }
 
 // removeLeft empties the directory, but for the lock, and removes a log that an interrupted restore to the
@@ -295,7 +296,9 @@ func (r *restore) commit() error {
 			return fmt.Errorf("put the raft log in its place: %w", err)
 		}
 	}
-	if err := renameDurably(r.dir(), memberDirectory(r.cfg)); err != nil {
+	err := renameDurably(r.dir(), memberDirectory(r.cfg))
+	r.whole = exists(memberDirectory(r.cfg)) // also if only the sync has failed
+	if err != nil {
 		return fmt.Errorf("put the member in its place: %w", err)
 	}
 	// Not before: until then it tells the next restore whose the log is.
@@ -305,10 +308,10 @@ func (r *restore) commit() error {
 	return syncDirectory(filepath.Dir(filepath.Clean(r.cfg.DataDir)))
 }
 
-// end lets go of the target. If the restore has failed it leaves nothing of it.
+// end lets go of the target. If the restore has failed it leaves nothing of it, or a whole member.
 func (r *restore) end(failed bool) error {
 	var errs []error
-	if failed {
+	if failed && !r.whole {
 		errs = append(errs, os.RemoveAll(r.dir()))
 		if r.cfg.WALDir != "" {
 			errs = append(errs, os.RemoveAll(r.logPath()), os.RemoveAll(r.logPath()+".tmp"))

@@ -224,6 +224,29 @@ func writeNote(t *testing.T, log, dir string) {
 	write(t, string(b), dir, restoreFile)
 }
 
+// TestRestoreKeepsWholeMember: what fails once the member is in its place takes nothing away from it.
+func TestRestoreKeepsWholeMember(t *testing.T) {
+	cfg := quietConfig(t, config.EngineMemory)
+	cfg.WALDir = filepath.Join(t.TempDir(), "wal")
+	file, err := interchange.Open(t.Context(), saved(t))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, file.Close()) }()
+	members, self, err := initialMembers(cfg)
+	require.NoError(t, err)
+	r := &restore{cfg: cfg, lg: zap.NewNop(), members: members, self: self}
+	require.NoError(t, r.begin())
+	_, err = r.build(t.Context(), file)
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(filepath.Join(r.dir(), restoreFile)))
+	require.ErrorIs(t, r.commit(), os.ErrNotExist)
+	require.NoError(t, r.end(true))
+	m, err := Open(t.Context(), cfg, zap.NewNop())
+	require.NoError(t, err)
+	ready(t, m)
+	require.Equal(t, int64(2), versionOf(t, m, "a"))
+	stop(t, m)
+}
+
 // TestRestoreSparesOthers: a log that is not of a restore to the same place is somebody's, and so is a restore that
 // runs.
 func TestRestoreSparesOthers(t *testing.T) {

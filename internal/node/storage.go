@@ -177,29 +177,30 @@ func (d *directory) checkFormat() error {
 	return nil
 }
 
-// writeFormat writes the file as a whole or not at all: a crash must not leave half of it.
+// writeFormat writes the file that says what wrote a directory. A crash must not leave half of it.
 func writeFormat(path string, f Format) error {
 	b, err := json.Marshal(f)
 	if err != nil {
 		return fmt.Errorf("write the format of the data directory: %w", err)
 	}
-	tmp := path + ".tmp"
-	file, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, fileutil.PrivateFileMode)
-	if err != nil {
-		return fmt.Errorf("write the format of the data directory: %w", err)
-	}
-	_, err = file.Write(append(b, '\n'))
-	err = errors.Join(err, file.Sync(), file.Close())
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err == nil {
-		err = syncDirectory(filepath.Dir(path))
-	}
-	if err != nil {
+	if err := writeWhole(path, append(b, '\n')); err != nil {
 		return fmt.Errorf("write the format of the data directory: %w", err)
 	}
 	return nil
+}
+
+// writeWhole writes a file as a whole or not at all, durably.
+func writeWhole(path string, content []byte) error {
+	tmp := path + ".tmp"
+	file, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, fileutil.PrivateFileMode)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(content)
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return err
+	}
+	return renameDurably(tmp, path)
 }
 
 func syncDirectory(path string) error {
