@@ -262,7 +262,7 @@ func TestGatewayWebsocket(t *testing.T) {
 		for _, options := range []*websocket.DialOptions{nil, {Subprotocols: []string{"Bearer", "token"}},
 			{HTTPHeader: http.Header{"Cookie": {"token=token"}}}} {
 			ctx, cancel := context.WithTimeout(r.ctx, answerDeadline)
-			conn, resp, err := websocket.Dial(ctx, "ws://"+r.server.Endpoint()+"/v3/watch", options)
+			conn, resp, err := websocket.Dial(ctx, "ws://"+r.server.Endpoint()+"/v3/watch", options) //nolint:bodyclose // the library has closed it
 			if err != nil {
 				r.fatalf("dial: %v", err)
 			}
