@@ -54,7 +54,7 @@ func prepare(t *testing.T, what string) {
 	case "torn":
 		require.NoError(t, os.Truncate(segment, 140))
 	case "newer":
-		require.NoError(t, os.WriteFile(filepath.Join(member, "FORMAT"), []byte(`{"product":"dolmen","format":2,"engine":"pebble"}`), 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(member, "FORMAT"), []byte(`{"product":"dolmen","format":3,"engine":"pebble"}`), 0o600))
 	default:
 		t.Fatalf("nothing is prepared for %q", what)
 	}

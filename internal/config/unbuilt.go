@@ -8,7 +8,6 @@ import (
 const (
 	noDiscovery = "discovery is not built"
 	noTracing   = "tracing is not built"
-	noClusters  = "clusters of more than one member are not built"
 )
 
 // unbuilt is every flag whose feature this version does not have, and what is missing. The commit
@@ -31,8 +30,7 @@ func unbuilt() map[string]string {
 		"discovery-srv":                      noDiscovery,
 		"discovery-srv-name":                 noDiscovery,
 
-		"initial-cluster-state": noClusters,
-		"force-new-cluster":     noClusters,
+		"force-new-cluster": "making one member a new cluster is not built",
 
 		"enable-distributed-tracing":        noTracing,
 		"distributed-tracing-address":       noTracing,
@@ -61,24 +59,13 @@ func (c *Config) checkUnbuilt() error {
 			return &UnbuiltError{Setting: "--" + o.Name, Reason: reason}
 		}
 	}
-	if err := c.checkMembersBuilt(); err != nil {
-		return err
+	if _, err := c.InitialMembers(); err != nil {
+		return fmt.Errorf("error setting up initial cluster: %w", err)
 	}
 	for _, gate := range KnownGates() {
 		if on := c.FeatureGates.Enabled(gate.Name); on != gate.Default && !slices.Contains(builtGates(), gate.Name) {
 			return &UnbuiltError{Setting: fmt.Sprintf("feature gate %s=%t", gate.Name, on), Reason: "only its default is built"}
 		}
-	}
-	return nil
-}
-
-func (c *Config) checkMembersBuilt() error {
-	members, err := c.InitialMembers()
-	if err != nil {
-		return fmt.Errorf("error setting up initial cluster: %w", err)
-	}
-	if len(members) > 1 {
-		return &UnbuiltError{Setting: "more than one member in --initial-cluster", Reason: noClusters}
 	}
 	return nil
 }

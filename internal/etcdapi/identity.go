@@ -199,3 +199,10 @@ func watchRefusal(err error) string {
 	}
 	return rpctypes.ErrGRPCPermissionDenied.Error()
 }
+
+// Token returns the token that a request's caller has given, "" without one: another member may have to be asked in
+// the caller's name.
+func Token(ctx context.Context) string {
+	text, _ := token(ctx)
+	return text
+}

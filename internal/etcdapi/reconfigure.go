@@ -6,6 +6,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/client/pkg/v3/types"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/dolmen-io/dolmen/internal/membership"
 
@@ -96,6 +97,14 @@ func (s cluster) MemberPromote(ctx context.Context, r *pb.MemberPromoteRequest) 
 		return nil, toStatus(err)
 	}
 	return &pb.MemberPromoteResponse{Header: s.header(0), Members: protoMembers(members)}, nil
+}
+
+// Promote gives a learner its vote in the name of whom a token stands for, as another member was asked to.
+func (s *Services) Promote(ctx context.Context, token string, id uint64) ([]membership.Member, error) {
+	if token != "" {
+		ctx = metadata.NewIncomingContext(ctx, metadata.Pairs(rpctypes.TokenFieldNameGRPC, token))
+	}
+	return cluster{Services: s}.promote(ctx, id)
 }
 
 func (s cluster) promote(ctx context.Context, id uint64) ([]membership.Member, error) {

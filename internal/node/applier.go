@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -36,6 +37,14 @@ type applier struct {
 	// members gets a token, of which there is one, when the membership or the cluster's version has changed.
 	members chan struct{}
 	newest  *membership.View
+	// follow, which may be nil, connects to the members of a view. removed is closed when this member is removed.
+	follow  func(*membership.View) error
+	self    uint64
+	removed chan struct{}
+	// install puts the engine of a snapshot in the place of the one in use; nil without other members. Each time,
+	// replaced counts up before it begins and when it is done: who compares sees whether what was read was of one state.
+	install  func(consensus.Batch) error
+	replaced atomic.Uint64
 }
 
 func (a *applier) run() error {
@@ -43,6 +52,9 @@ func (a *applier) run() error {
 	defer timer.Stop()
 	var due <-chan time.Time // the next step of a compaction
 	a.remover.resume()
+	if err := a.noteMembersAtStart(); err != nil {
+		return err
+	}
 	for {
 		var pause time.Duration
 		select {
@@ -55,9 +67,9 @@ func (a *applier) run() error {
 			}
 			a.remover.begin()
 		case <-a.remover.hasher.begun:
-			a.remover.phase = removalRuns
+			a.remover.hashBegun()
 		case sum := <-a.remover.hasher.done:
-			a.remover.sum = &sum
+			a.remover.hashDone(sum)
 		case <-due:
 			due = nil
 			if err := a.remover.step(); err != nil {
@@ -74,6 +86,9 @@ func (a *applier) run() error {
 
 func (a *applier) apply(b consensus.Batch) error {
 	start := time.Now()
+	if b.Snapshot != nil {
+		return a.replace(b)
+	}
 	entries, size, err := a.decode(b.Entries)
 	if err != nil {
 		return err
@@ -97,17 +112,74 @@ func (a *applier) apply(b consensus.Batch) error {
 	a.cons.Applied(b, turn.Confs)
 	a.pending.finish(turn.Outcomes)
 	a.applied.reach(turn.View.Applied.Index)
-	if turn.View.Members != a.newest {
-		a.newest = turn.View.Members
-		select {
-		case a.members <- struct{}{}:
-		default:
-		}
+	if err := a.noteMembers(turn.View.Members); err != nil {
+		return err
 	}
 	a.flusher.note(len(entries), size)
 	if took := now.Sub(start); took > a.slow {
 		a.lg.Warn("apply request took too long", zap.Duration("took", took), zap.Duration("expected-duration", a.slow),
 			zap.Int("entries", len(entries)), zap.Uint64("index", turn.View.Applied.Index))
+	}
+	return nil
+}
+
+// replace takes up a snapshot of another member: all that lives from the state begins anew.
+func (a *applier) replace(b consensus.Batch) error {
+	start := time.Now()
+	if a.install == nil {
+		return fmt.Errorf("a snapshot at index %d has come from nowhere", b.Snapshot.GetIndex())
+	}
+	a.replaced.Add(1)
+	defer a.replaced.Add(1)
+	a.remover.interrupt()
+	if err := a.install(b); err != nil {
+		return err
+	}
+	view, err := a.state.Reload()
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	a.expiry.Replace(a.state.LoadedLeases(), now)
+	a.users.apply(nil, view.Auth, now)
+	a.hub.Publish(nil, view.KV.Current())
+	a.cons.Applied(b, nil)
+	a.remover.removed.reach(removedUpTo(a.state.Removed()))
+	a.applied.reach(view.Applied.Index)
+	if err := a.noteMembers(view.Members); err != nil {
+		return err
+	}
+	a.flusher.ask()
+	a.lg.Info("applied snapshot", zap.Uint64("snapshot-index", view.Applied.Index), zap.Uint64("snapshot-term", view.Applied.Term),
+		zap.Int64("current-revision", view.KV.Current()), zap.Duration("took", time.Since(start)))
+	return nil
+}
+
+// noteMembersAtStart connects to the members that the state knew when it was opened.
+func (a *applier) noteMembersAtStart() error {
+	v := a.state.View()
+	defer v.Release()
+	return a.noteMembers(v.Members)
+}
+
+// noteMembers takes note of who the members are, if that has changed.
+func (a *applier) noteMembers(v *membership.View) error {
+	if v == a.newest {
+		return nil
+	}
+	wasRemoved := a.newest != nil && a.newest.Removed(a.self)
+	a.newest = v
+	if v.Removed(a.self) && !wasRemoved {
+		close(a.removed)
+	}
+	if a.follow != nil {
+		if err := a.follow(v); err != nil {
+			return err
+		}
+	}
+	select {
+	case a.members <- struct{}{}:
+	default:
 	}
 	return nil
 }

@@ -1,6 +1,8 @@
 package node
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,51 +18,72 @@ import (
 // identity is who this member is. It is fixed when the log is created.
 type identity struct{ member, cluster uint64 }
 
-// openLog opens the raft log, or makes it for a member of a new cluster, and returns what consensus
-// starts from.
-func openLog(cfg *config.Config, d disk, applied state.Applied) (identity, consensus.Config, error) {
-	members, self, err := initialMembers(cfg)
-	if d.hasLog() {
-		return reopenLog(d, applied, members)
-	}
-	if applied.Index != 0 {
-		return identity{}, consensus.Config{}, fmt.Errorf(
-			"%w: the engine has applied index %d but there is no raft log in %s; give the --wal-dir that the member had, or restore it from a backup",
-			ErrMismatch, applied.Index, walDirectory(cfg))
-	}
-	if err != nil {
-		return identity{}, consensus.Config{}, err
-	}
-	id := identity{member: self.ID, cluster: membership.ClusterID(members)}
-	log, err := d.createLog(wal.Metadata{NodeID: id.member, ClusterID: id.cluster})
-	if err != nil {
-		return identity{}, consensus.Config{}, err
-	}
-	peers, err := bootstrapPeers(members)
-	if err != nil {
-		return identity{}, consensus.Config{}, errors.Join(err, log.Close())
-	}
-	return id, consensus.Config{ID: id.member, Log: log, Bootstrap: peers}, nil
+// origin is what a member starts from: who it is, what consensus begins with, and whom it knew before its log said so.
+type origin struct {
+	id        identity
+	founders  []membership.Member
+	consensus consensus.Config
 }
 
-func reopenLog(d disk, applied state.Applied, members []membership.Member) (identity, consensus.Config, error) {
+// openLog opens the raft log, or makes it for a member of a new cluster or for one that joins, and returns what the
+// member starts from.
+func openLog(ctx context.Context, n *newcomer, d disk, applied state.Applied) (origin, error) {
+	members, self, err := initialMembers(n.cfg)
+	if d.hasLog() {
+		return reopenLog(n.cfg, d, applied, members)
+	}
+	if applied.Index != 0 {
+		return origin{}, fmt.Errorf(
+			"%w: the engine has applied index %d but there is no raft log in %s; give the --wal-dir that the member had, or restore it from a backup",
+			ErrMismatch, applied.Index, walDirectory(n.cfg))
+	}
+	if err != nil {
+		return origin{}, err
+	}
+	var o origin
+	if n.cfg.InitialClusterState == config.ClusterExisting {
+		o.id, o.founders, err = n.existing(ctx, members, self)
+	} else {
+		o.id, o.founders = identity{member: self.ID, cluster: membership.ClusterID(members)}, members
+		err = n.checkNew(ctx, members, self)
+	}
+	if err != nil {
+		return origin{}, err
+	}
+	log, err := d.createLog(wal.Metadata{NodeID: o.id.member, ClusterID: o.id.cluster})
+	if err != nil {
+		return origin{}, err
+	}
+	o.consensus = consensus.Config{ID: o.id.member, Log: log}
+	if n.cfg.InitialClusterState != config.ClusterExisting {
+		if o.consensus.Bootstrap, err = bootstrapPeers(members); err != nil {
+			return origin{}, errors.Join(err, log.Close())
+		}
+	}
+	return o, nil
+}
+
+func reopenLog(cfg *config.Config, d disk, applied state.Applied, members []membership.Member) (origin, error) {
 	log, restored, err := d.openLog(applied.Index)
 	if err != nil {
-		return identity{}, consensus.Config{}, err
+		return origin{}, err
 	}
-	id := identity{member: restored.Metadata.NodeID, cluster: restored.Metadata.ClusterID}
-	// Only for a member whose very first write was torn: it starts its cluster again.
-	peers, err := bootstrapPeers(members)
-	if err != nil {
-		return identity{}, consensus.Config{}, errors.Join(err, log.Close())
-	}
-	return id, consensus.Config{
-		ID: id.member, Log: log, HardState: restored.HardState, Entries: restored.Entries,
+	o := origin{id: identity{member: restored.Metadata.NodeID, cluster: restored.Metadata.ClusterID}}
+	o.consensus = consensus.Config{
+		ID: o.id.member, Log: log, HardState: restored.HardState, Entries: restored.Entries,
 		First:     consensus.First{Index: restored.Mark.Index, Term: restored.Mark.Term},
 		Applied:   applied.Index,
 		ConfState: applied.Conf,
-		Bootstrap: peers,
-	}, nil
+	}
+	if cfg.InitialClusterState == config.ClusterExisting || membership.ClusterID(members) != o.id.cluster {
+		return o, nil // it has joined a cluster that others began
+	}
+	// Only for a member whose very first write was torn: it starts its cluster again.
+	o.founders = members
+	if o.consensus.Bootstrap, err = bootstrapPeers(members); err != nil {
+		return origin{}, errors.Join(err, log.Close())
+	}
+	return o, nil
 }
 
 // initialMembers returns the members of the initial cluster and which of them is this one.
@@ -79,7 +102,11 @@ func initialMembers(cfg *config.Config) (members []membership.Member, self membe
 	if self.ID == 0 {
 		return nil, self, fmt.Errorf("couldn't find local name %q in the initial cluster configuration", cfg.Name)
 	}
-	slices.SortFunc(members, func(a, b membership.Member) int { return strings.Compare(a.Name, b.Name) })
+	// As etcd's members do: each writes the beginning of the log by itself, and all must write the same.
+	slices.SortFunc(members, func(a, b membership.Member) int { return cmp.Compare(a.ID, b.ID) })
+	if cfg.InitialClusterState == config.ClusterExisting {
+		return members, self, nil // the cluster knows its URLs
+	}
 	advertised := make([]string, 0, len(cfg.AdvertisePeerURLs))
 	for _, u := range cfg.AdvertisePeerURLs {
 		advertised = append(advertised, u.String())

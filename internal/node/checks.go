@@ -40,8 +40,18 @@ func (c compared) others() []membership.Member {
 func (c compared) Hash(revision int64) (corruption.Answer, error) {
 	v := c.state.View()
 	defer v.Release()
-	h, err := v.KV.Hash(revision)
+	h, err := c.ofOneState(func() (mvcc.Hash, error) { return v.KV.Hash(revision) })
 	return corruption.Answer{Hash: h, Current: v.KV.Current(), Finished: v.KV.Finished() == v.KV.Compacted()}, err
+}
+
+// ofOneState returns a checksum that was taken of one state, and not while a snapshot took its place.
+func (m *Member) ofOneState(sum func() (mvcc.Hash, error)) (mvcc.Hash, error) {
+	before := m.applier.replaced.Load()
+	h, err := sum()
+	if before%2 != 0 || m.applier.replaced.Load() != before {
+		return mvcc.Hash{}, errStateReplaced
+	}
+	return h, err
 }
 
 // Hashes implements corruption.Cluster.

@@ -43,6 +43,10 @@ const twinID = 0x77
 func newTwin(t *testing.T) *twin {
 	tw := &twin{}
 	tw.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/members/hashkv" {
+			http.NotFound(w, r) // it takes no messages, and says nothing of its version
+			return
+		}
 		body, err := io.ReadAll(r.Body)
 		var req pb.HashKVRequest
 		if err != nil || json.Unmarshal(body, &req) != nil {

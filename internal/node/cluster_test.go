@@ -54,6 +54,14 @@ func (c *company) Promote(_ context.Context, leader membership.Member, _ uint64)
 	return []membership.Member{leader}, nil
 }
 
+func (c *company) Renew(context.Context, membership.Member, int64) (int64, error) {
+	return 0, errNoPeers
+}
+
+func (c *company) TimeToLive(context.Context, membership.Member, int64) (etcdapi.LeaseTime, error) {
+	return etcdapi.LeaseTime{}, errNoPeers
+}
+
 func addition(kind membership.Kind, id uint64, url string) membership.Change {
 	return membership.Change{Kind: kind, ID: id, Member: membership.Member{
 		ID: id, PeerURLs: []string{url}, IsLearner: kind == membership.AddLearnerNode,

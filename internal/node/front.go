@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/url"
@@ -42,12 +43,14 @@ type front struct {
 
 	// The certificates of listeners that speak TLS; nil without such.
 	clientTLS, peerTLS *certs.Store
+	// generatedPeers names the files of a certificate for peers that was made at the start.
+	generatedPeers config.TLS
 
 	clientHandler, metricsHandler, peerHandler http.Handler
 
 	// peers serve HTTP on peer URLs.
-	peers   http.Server
-	serving sync.WaitGroup
+	peers                 http.Server
+	serving, servingPeers sync.WaitGroup
 }
 
 // peerHeaderTimeout ends peer connections that do not say what they want.
@@ -148,25 +151,30 @@ func (f *front) build(m *Member) (err error) {
 	f.coordination = coordination.New(f.lg)
 	services.Register(f.coordination)
 	f.coordination.Register(f.rpc)
-	return f.handlers(m)
+	if err := f.handlers(m); err != nil {
+		return err
+	}
+	f.peerHandler = m.peerHandler(f.peerHandler, services)
+	return nil
 }
 
 // serve begins to accept: peers at once, clients when the member is ready.
 func (f *front) serve(m *Member) {
 	f.peers.Handler, f.peers.ReadHeaderTimeout = f.peerHandler, peerHeaderTimeout
+	f.peers.ErrorLog = log.New(io.Discard, "", 0) // rafthttp ends a connection by a panic, and has logged why
 	for _, l := range f.peer {
 		ln := limited(l)
 		if l.secure {
 			secure := f.peerTLS.Server(!m.cfg.PeerTLS.SkipClientSANVerification, protocolHTTP2, protocolHTTP1)
 			ln = rpc.NewTLSListener(ln, secure, f.lg, "peer")
 		}
-		f.goServe(m, l, func() error { return ignoreClosed(f.peers.Serve(ln)) })
+		f.goServe(&f.servingPeers, m, l, func() error { return ignoreClosed(f.peers.Serve(ln)) })
 	}
 	for _, l := range f.metrics {
 		// As in etcd, only here a client's certificate is held against its address.
 		ep := rpc.Endpoint{Listener: l, Plain: l.plain, Handler: f.metricsHandler,
 			TLS: f.secureClients(l, !m.cfg.ClientTLS.SkipClientSANVerification, protocolHTTP2, protocolHTTP1)}
-		f.goServe(m, l, func() error { return f.rpc.Serve(ep) })
+		f.goServe(&f.serving, m, l, func() error { return f.rpc.Serve(ep) })
 	}
 	for _, l := range f.web {
 		f.afterReady(m, l, "http", rpc.Endpoint{Listener: l, Plain: l.plain, Handler: f.clientHandler,
@@ -183,8 +191,8 @@ func (f *front) serve(m *Member) {
 	}
 }
 
-func (f *front) goServe(m *Member, l *listener, serve func() error) {
-	f.serving.Go(func() {
+func (f *front) goServe(group *sync.WaitGroup, m *Member, l *listener, serve func() error) {
+	group.Go(func() {
 		if err := serve(); err != nil {
 			m.fail(fmt.Errorf("listener failed: %s: %w", l.url.String(), err))
 		}
@@ -192,7 +200,7 @@ func (f *front) goServe(m *Member, l *listener, serve func() error) {
 }
 
 func (f *front) afterReady(m *Member, l *listener, traffic string, ep rpc.Endpoint) {
-	f.goServe(m, l, func() error {
+	f.goServe(&f.serving, m, l, func() error {
 		select {
 		case <-m.ready:
 		case <-m.stopping:
@@ -228,24 +236,22 @@ func ignoreClosed(err error) error {
 // peerPatience is what requests of other members get to finish when this one stops.
 const peerPatience = time.Second
 
-// shutdown refuses new work and waits for what is in flight, until ctx ends; peers have less time. What
-// remains then is cut off.
+// shutdown refuses new work of clients and waits for what is in flight, until ctx ends. What remains then is cut off.
 func (f *front) shutdown(ctx context.Context) error {
 	f.coordination.Stop()
-	peers := make(chan error, 1)
-	f.serving.Go(func() {
-		ctx, cancel := context.WithTimeout(ctx, peerPatience)
-		defer cancel()
-		err := f.peers.Shutdown(ctx)
-		if err != nil {
-			err = f.peers.Close() // a connection that says nothing is not worth a word
-		}
-		peers <- err
-	})
 	err := errors.Join(f.rpc.Shutdown(ctx), f.closeGateway())
-	err = errors.Join(err, <-peers)
 	f.serving.Wait()
 	return err
+}
+
+// shutdownPeers ends what other members ask. Until then this member is one of them.
+func (f *front) shutdownPeers() {
+	ctx, cancel := context.WithTimeout(context.Background(), peerPatience)
+	defer cancel()
+	if err := f.peers.Shutdown(ctx); err != nil {
+		_ = f.peers.Close() // a connection that says nothing is not worth a word
+	}
+	f.servingPeers.Wait()
 }
 
 // close releases listeners that were never served.

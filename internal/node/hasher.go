@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/dolmen-io/dolmen/internal/mvcc"
@@ -16,15 +17,23 @@ type hasher struct {
 	pace  pace
 	// jobs has room for the one compaction that is under way; each is answered by one value on begun, from
 	// which on the applier may remove, and one on done. Neither blocks the hasher.
-	jobs  chan mvcc.Compaction
+	jobs  chan hashJob
 	begun chan struct{}
 	done  chan mvcc.Hash
+	// epoch counts the states. The answer to a job of one before is of no use, and need not be sound.
+	epoch atomic.Uint64
+}
+
+// hashJob is a compaction of a state.
+type hashJob struct {
+	mvcc.Compaction
+	epoch uint64
 }
 
 func newHasher(s *state.State, p pace) *hasher {
 	return &hasher{
 		state: s, pace: p,
-		jobs: make(chan mvcc.Compaction, 1), begun: make(chan struct{}, 1), done: make(chan mvcc.Hash, 1),
+		jobs: make(chan hashJob, 1), begun: make(chan struct{}, 1), done: make(chan mvcc.Hash, 1),
 	}
 }
 
@@ -34,16 +43,21 @@ func (h *hasher) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case c := <-h.jobs:
-			if err := h.hash(ctx, c); err != nil {
+			err := h.hash(ctx, c)
+			if h.epoch.Load() != c.epoch && err != nil {
+				h.done <- mvcc.Hash{}
+				continue
+			}
+			if err != nil {
 				return err
 			}
 		}
 	}
 }
 
-func (h *hasher) hash(ctx context.Context, c mvcc.Compaction) (err error) {
+func (h *hasher) hash(ctx context.Context, c hashJob) (err error) {
 	v := h.state.View()
-	sum, err := v.KV.HashCompaction(c)
+	sum, err := v.KV.HashCompaction(c.Compaction)
 	v.Release()
 	if err != nil {
 		return err
@@ -58,6 +72,9 @@ func (h *hasher) hash(ctx context.Context, c mvcc.Compaction) (err error) {
 			return nil
 		case <-timer.C:
 		}
+		if h.epoch.Load() != c.epoch {
+			return errStateReplaced
+		}
 		done, err := sum.Some(h.pace.batch)
 		if err != nil {
 			return err
@@ -69,3 +86,6 @@ func (h *hasher) hash(ctx context.Context, c mvcc.Compaction) (err error) {
 		timer.Reset(h.pace.pause)
 	}
 }
+
+// errStateReplaced says that a snapshot of another member has taken the state's place meanwhile.
+var errStateReplaced = errors.New("the state was replaced by a snapshot meanwhile; try again")

@@ -23,11 +23,17 @@ func NewLayout(dataDir, log string) Layout {
 	if log == "" {
 		log = filepath.Join(member, walDir)
 	}
+	eng := engineDir
+	if f, err := ReadFormat(filepath.Join(member, formatFile)); err == nil {
+		if name, err := directoryOf(f); err == nil {
+			eng = name
+		}
+	}
 	return Layout{
 		Member:       member,
 		Format:       filepath.Join(member, formatFile),
 		Lock:         filepath.Join(member, lockFile),
-		Engine:       filepath.Join(member, engineDir),
+		Engine:       filepath.Join(member, eng),
 		Imported:     filepath.Join(member, importDir),
 		WAL:          log,
 		EtcdDatabase: dbPath(member),
@@ -39,6 +45,8 @@ type Format struct {
 	Product string `json:"product"`
 	Format  int    `json:"format"`
 	Engine  string `json:"engine"`
+	// Directory is the engine's, empty for the first one.
+	Directory string `json:"directory,omitempty"`
 }
 
 // ReadFormat reads the FORMAT file. Errors: ErrForeign if another program or a newer version wrote it, and those of

@@ -13,6 +13,7 @@ import (
 	"github.com/dolmen-io/dolmen/internal/consensus"
 	"github.com/dolmen-io/dolmen/internal/etcdapi"
 	"github.com/dolmen-io/dolmen/internal/lease"
+	"github.com/dolmen-io/dolmen/internal/membership"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
@@ -148,13 +149,72 @@ func (m *Member) checkpointAll() {
 	}
 }
 
-// lessor implements etcdapi.Leases on the leader.
+// lessor implements etcdapi.Leases. The leader keeps the times; other members ask it.
 type lessor struct{ *Member }
 
 // Renew implements etcdapi.Leases.
-func (l lessor) Renew(ctx context.Context, id int64) (int64, error) {
+func (l lessor) Renew(ctx context.Context, id int64) (ttl int64, err error) {
+	err = l.withLeader(ctx, func(ctx context.Context) error {
+		ttl, err = l.renewHere(ctx, id)
+		return err
+	}, func(ctx context.Context, leader membership.Member) error {
+		ttl, err = l.others.Renew(ctx, leader, id)
+		return err
+	})
+	if errors.Is(err, lease.ErrNotFound) {
+		return 0, nil
+	}
+	return ttl, err
+}
+
+// leaderPoll is how often a question to the leader is repeated, etcd's figure.
+const leaderPoll = 50 * time.Millisecond
+
+// withLeader answers here if this member leads, or has the leader answer. It tries again until there is an answer or
+// the time of a request has passed; that a lease is not there is one.
+func (l lessor) withLeader(ctx context.Context, here func(context.Context) error, there func(context.Context, membership.Member) error) error {
 	ctx, cancel := context.WithTimeout(ctx, l.patience)
 	defer cancel()
+	ticker := time.NewTicker(leaderPoll)
+	defer ticker.Stop()
+	for {
+		var err error
+		switch leader, found := l.leader(); {
+		case l.leads():
+			err = here(ctx)
+			if !errors.Is(err, lease.ErrNotPrimary) {
+				return err
+			}
+		case found:
+			err = there(ctx, leader)
+			if err == nil || errors.Is(err, lease.ErrNotFound) {
+				return err
+			}
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return l.leaderTimeout(ctx, err)
+		case <-l.stopping:
+			return consensus.ErrStopped
+		}
+	}
+}
+
+// leaderTimeout returns the error of a question that the leader, if there is one, has not answered in time.
+func (l lessor) leaderTimeout(ctx context.Context, err error) error {
+	switch {
+	case errors.Is(err, etcdapi.ErrApplyTimeout):
+		return err
+	case l.cons.Status().Lead == 0 && !errors.Is(ctx.Err(), context.Canceled):
+		return etcdapi.ErrNoLeader
+	}
+	return l.readTimeout(ctx)
+}
+
+// renewHere renews a lease on the leader, and returns 0 for one that is not there. It returns lease.ErrNotPrimary if
+// this member does not keep the times of leases, or not yet.
+func (l lessor) renewHere(ctx context.Context, id int64) (int64, error) {
 	for {
 		term := l.leadsIn()
 		r, err := l.expiry.Renew(id, time.Now())
@@ -177,10 +237,6 @@ func (l lessor) Renew(ctx context.Context, id int64) (int64, error) {
 			if err := l.await(ctx, r.Settled); err != nil {
 				return 0, err
 			}
-		case errors.Is(err, lease.ErrNotPrimary):
-			if err := l.awaitPrimary(ctx); err != nil {
-				return 0, err
-			}
 		default:
 			return 0, err
 		}
@@ -198,44 +254,27 @@ func (l lessor) await(ctx context.Context, ch <-chan struct{}) error {
 	}
 }
 
-// primaryPoll is how often a request looks whether this member has taken over the leases it leads.
-const primaryPoll = 20 * time.Millisecond
-
-// awaitPrimary waits, after a start, until this member keeps the times of leases.
-func (l lessor) awaitPrimary(ctx context.Context) error {
-	ticker := time.NewTicker(primaryPoll)
-	defer ticker.Stop()
-	for !l.primary.Load() {
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return l.readTimeout(ctx)
-		case <-l.stopping:
-			return consensus.ErrStopped
-		}
+// TimeToLive implements etcdapi.Leases.
+func (l lessor) TimeToLive(ctx context.Context, id int64) (t etcdapi.LeaseTime, err error) {
+	err = l.withLeader(ctx, func(context.Context) error {
+		t, err = l.timeToLiveHere(id)
+		return err
+	}, func(ctx context.Context, leader membership.Member) error {
+		t, err = l.others.TimeToLive(ctx, leader, id)
+		return err
+	})
+	if errors.Is(err, lease.ErrNotFound) {
+		return etcdapi.LeaseTime{}, etcdapi.ErrLeaseGone
 	}
-	return nil
+	return t, err
 }
 
-// TimeToLive implements etcdapi.Leases.
-func (l lessor) TimeToLive(ctx context.Context, id int64) (etcdapi.LeaseTime, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.patience)
-	defer cancel()
-	for {
-		left, granted, err := l.expiry.Remaining(id, time.Now())
-		switch {
-		case err == nil:
-			return etcdapi.LeaseTime{Remaining: left, Granted: granted, Keys: l.state.Leases().Keys(id)}, nil
-		case errors.Is(err, lease.ErrNotFound):
-			return etcdapi.LeaseTime{}, etcdapi.ErrLeaseGone
-		case errors.Is(err, lease.ErrNotPrimary):
-			if err := l.awaitPrimary(ctx); err != nil {
-				return etcdapi.LeaseTime{}, err
-			}
-		default:
-			return etcdapi.LeaseTime{}, err
-		}
+func (l lessor) timeToLiveHere(id int64) (etcdapi.LeaseTime, error) {
+	left, granted, err := l.expiry.Remaining(id, time.Now())
+	if err != nil {
+		return etcdapi.LeaseTime{}, err
 	}
+	return etcdapi.LeaseTime{Remaining: left, Granted: granted, Keys: l.state.Leases().Keys(id)}, nil
 }
 
 // IDs implements etcdapi.Leases.

@@ -30,26 +30,28 @@ type Member struct {
 	// patience is how long a request may take.
 	patience time.Duration
 
-	disk    disk
-	log     consensus.Log // until consensus runs, which then closes it
-	logged  uint64        // index of the last entry that the log held
-	eng     engine.Engine
-	state   *state.State
-	cons    *consensus.Node
-	hub     *watch.Hub
-	expiry  *lease.Expiry
-	primary atomic.Bool // expiry keeps times
-	pending *pending
-	users   *users
-	applier *applier
-	flusher *flusher
-	hasher  *hasher
-	quota   *quota
-	space   *space
-	peers   *peerHashes
-	ids     *idutil.Generator
-	front   *front
-	others  peers
+	disk     disk
+	log      consensus.Log // until consensus runs, which then closes it
+	logged   uint64        // index of the last entry that the log held
+	eng      engine.Engine // switched, once it is open
+	switched *switched
+	state    *state.State
+	cons     *consensus.Node
+	hub      *watch.Hub
+	expiry   *lease.Expiry
+	primary  atomic.Bool // expiry keeps times
+	pending  *pending
+	users    *users
+	applier  *applier
+	flusher  *flusher
+	hasher   *hasher
+	quota    *quota
+	space    *space
+	peers    *peerHashes
+	ids      *idutil.Generator
+	front    *front
+	others   peers
+	network  *network // nil in tests without one
 
 	versions     *versions
 	defragmenter *defragmenter
@@ -103,15 +105,15 @@ func (g *group) endWithin(patience time.Duration) bool {
 // before the member serves; Ready says when it does. ctx bounds the opening and nothing after it. After
 // an error nothing is left running.
 func Open(ctx context.Context, cfg *config.Config, lg *zap.Logger) (*Member, error) {
-	return openOn(ctx, cfg, lg, openDirectory)
+	return openAmong(ctx, cfg, lg, openDirectory, nil)
 }
 
-// openOn is Open on any disk.
+// openOn is Open on any disk, without a network.
 func openOn(ctx context.Context, cfg *config.Config, lg *zap.Logger, disk opener) (*Member, error) {
 	return openAmong(ctx, cfg, lg, disk, alone{})
 }
 
-// openAmong is Open on any disk and among any peers.
+// openAmong is Open on any disk and among any peers; nil are those on the network.
 func openAmong(ctx context.Context, cfg *config.Config, lg *zap.Logger, disk opener, others peers) (*Member, error) {
 	m := &Member{
 		cfg: cfg, lg: lg, patience: requestBase + 2*cfg.ElectionTimeout,
@@ -150,9 +152,12 @@ func (m *Member) open(ctx context.Context, disk opener) (err error) {
 	if err := m.front.loadCertificates(m.cfg); err != nil {
 		return err
 	}
-	if m.eng, err = m.disk.openEngine(m.fail); err != nil {
+	eng, err := m.disk.openEngine(m.fail)
+	if err != nil {
 		return err
 	}
+	m.switched = newSwitched(eng)
+	m.eng = m.switched
 	start := time.Now()
 	m.state, err = state.Open(m.eng, state.Config{
 		MinTTL:      minTTL(m.cfg.ElectionTimeout),
@@ -166,13 +171,19 @@ func (m *Member) open(ctx context.Context, disk opener) (err error) {
 		return err
 	}
 	applied := m.state.Applied()
-	id, cons, err := openLog(m.cfg, m.disk, applied)
+	from, err := openLog(ctx, &newcomer{cfg: m.cfg, lg: m.lg, client: newPeerClient(m.front.peerTLS)}, m.disk, applied)
 	if err != nil {
 		return err
 	}
-	m.id, m.log = id, cons.Log
-	m.logged = lastIndex(cons.Entries)
-	if err := m.openConsensus(cons); err != nil {
+	m.id, m.log = from.id, from.consensus.Log
+	m.logged = lastIndex(from.consensus.Entries)
+	if m.others == nil {
+		if err := m.openNetwork(from.founders); err != nil {
+			return err
+		}
+		from.consensus.Transport = m.network.transport
+	}
+	if err := m.openConsensus(from.consensus); err != nil {
 		return err
 	}
 	m.logStart(applied)
@@ -231,7 +242,10 @@ func (m *Member) build() (err error) {
 			lg: m.lg, state: m.state, eng: m.eng, hasher: m.hasher, pace: pace,
 			metrics: newCompactionMetrics(), removed: newMilestones(removedUpTo(m.state.Removed())),
 		},
-		members: make(chan struct{}, 1),
+		members: make(chan struct{}, 1), removed: make(chan struct{}), self: m.id.member,
+	}
+	if m.network != nil {
+		m.applier.follow, m.applier.install = m.network.follow, m.network.install
 	}
 	m.defragmenter = &defragmenter{lg: m.lg, eng: m.eng}
 	v := m.state.View()
@@ -243,6 +257,11 @@ func (m *Member) build() (err error) {
 // run starts the goroutines. From the bottom up: what writes the log, what applies it, what lives from it.
 func (m *Member) run() {
 	m.log = nil
+	if m.network != nil {
+		m.start(&m.background, "certificates of peers", m.network.renewCertificates)
+		m.start(&m.background, "removal", m.network.watchRemoval)
+		m.start(&m.background, "snapshots for members", m.network.sendSnapshots)
+	}
 	m.start(&m.core, "consensus", m.cons.Run)
 	m.start(&m.core, "applier", func(context.Context) error { return m.applier.run() })
 	m.start(&m.background, "watch", m.hub.Run)

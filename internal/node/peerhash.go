@@ -3,12 +3,10 @@ package node
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -34,19 +32,9 @@ type peerHashes struct {
 
 // newPeerHashes makes the client of a member. certificates, which may be nil, are those of --peer-*.
 func newPeerHashes(lg *zap.Logger, cluster uint64, patience time.Duration, certificates *certs.Store) *peerHashes {
-	transport := &http.Transport{} // no proxy: the environment's are not for members
-	if certificates != nil {
-		transport.DialTLSContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-			// From the files as they are now.
-			return (&tls.Dialer{Config: certificates.Client()}).DialContext(ctx, network, address)
-		}
-	}
 	return &peerHashes{
 		lg: lg, cluster: strconv.FormatUint(cluster, 16), patience: patience,
-		client: &http.Client{
-			Transport:     transport,
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
+		client: newPeerClient(certificates),
 	}
 }
 

@@ -62,7 +62,42 @@ const (
 	removalRuns
 	// removalEmpty: nothing is left to remove.
 	removalEmpty
+	// removalVoid: a snapshot has replaced the state meanwhile, and the hasher is not yet done with the one before.
+	removalVoid
 )
+
+// hashBegun notes that the hasher needs nothing any more that is to be removed.
+func (r *remover) hashBegun() {
+	if r.phase == removalAwaits {
+		r.phase = removalRuns
+	}
+}
+
+// hashDone takes the checksum of the compaction under way.
+func (r *remover) hashDone(sum mvcc.Hash) {
+	if r.phase != removalVoid {
+		r.sum = &sum
+		return
+	}
+	select {
+	case <-r.hasher.begun: // of what is void
+	default:
+	}
+	r.phase = removalIdle
+	r.begin()
+}
+
+// interrupt forgets the compaction under way: the state that it is of is being replaced.
+func (r *remover) interrupt() {
+	r.hasher.epoch.Add(1)
+	switch {
+	case r.phase == removalIdle, r.phase == removalVoid:
+	case r.sum != nil: // the hasher is done with it
+		r.phase = removalIdle
+	default:
+		r.phase = removalVoid
+	}
+}
 
 // begin hands a compaction that has been accepted to the hasher, unless one is under way.
 func (r *remover) begin() {
@@ -74,7 +109,7 @@ func (r *remover) begin() {
 		return
 	}
 	r.phase, r.now, r.began, r.count, r.sum = removalAwaits, c, time.Now(), 0, nil
-	r.hasher.jobs <- c // it has room: the one before is done
+	r.hasher.jobs <- hashJob{c, r.hasher.epoch.Load()} // it has room: the one before is done
 }
 
 // resume takes up a compaction that a stop or a crash interrupted.

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/raft/v3/raftpb"
@@ -60,12 +59,6 @@ func Restore(ctx context.Context, cfg *config.Config, opts RestoreOptions, lg *z
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(members, func(a, b membership.Member) int {
-		if a.ID < b.ID {
-			return -1
-		}
-		return 1
-	})
 	file, err := interchange.Open(ctx, opts.Snapshot)
 	if err != nil {
 		return nil, err
@@ -203,7 +196,7 @@ func (r *restore) removeLeft() error {
 
 // build makes everything but the names that make it a member.
 func (r *restore) build(ctx context.Context, file *interchange.File) (*interchange.Contents, error) {
-	d := &directory{lg: r.lg, member: r.dir(), wal: r.logPath(), engine: r.cfg.StorageEngine}
+	d := &directory{lg: r.lg, member: r.dir(), wal: r.logPath(), engine: r.cfg.StorageEngine, current: engineDir}
 	eng, err := d.openEngine(nil)
 	if err != nil {
 		return nil, err

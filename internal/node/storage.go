@@ -25,7 +25,7 @@ import (
 //
 //	<data-dir>/member/FORMAT     what wrote the directory, and in which format
 //	<data-dir>/member/LOCK       held while a member runs
-//	<data-dir>/member/engine/    the engine's files
+//	<data-dir>/member/engine/    the engine's files, or engine.<index>/ since a snapshot of another member took their place
 //	<data-dir>/member/wal/       the raft log, in etcd's format (elsewhere with --wal-dir)
 const (
 	formatFile = "FORMAT"
@@ -34,7 +34,10 @@ const (
 	walDir     = "wal"
 
 	// formatVersion grows when an older version could not read the directory any more.
-	formatVersion = 1
+	formatVersion = 2
+
+	// firstFormat is written while the engine is in its first directory, which older versions read too.
+	firstFormat = 1
 
 	// product is who we are in the FORMAT file.
 	product = "dolmen"
@@ -45,6 +48,7 @@ type directory struct {
 	lg          *zap.Logger
 	member, wal string
 	engine      string
+	current     string // name of the engine's directory
 	log         wal.Options
 	lock        *fileutil.LockedFile
 }
@@ -69,7 +73,7 @@ func walDirectory(cfg *config.Config) string {
 // process holds it: that is usually the member before, on its way out.
 func openDirectory(ctx context.Context, cfg *config.Config, lg *zap.Logger) (disk, error) {
 	d := &directory{
-		lg: lg, member: memberDirectory(cfg), wal: walDirectory(cfg), engine: cfg.StorageEngine,
+		lg: lg, member: memberDirectory(cfg), wal: walDirectory(cfg), engine: cfg.StorageEngine, current: engineDir,
 		log: wal.Options{UnsafeNoFsync: cfg.UnsafeNoFsync, MaxWALs: cfg.MaxWALs},
 	}
 	if err := checkForeign(cfg.DataDir, d.member, d.wal); err != nil {
@@ -159,7 +163,7 @@ func (d *directory) acquire(ctx context.Context) error {
 
 // format is what a directory written by this version says.
 func (d *directory) format() Format {
-	return Format{Product: product, Format: formatVersion, Engine: d.engine}
+	return Format{Product: product, Format: firstFormat, Engine: d.engine}
 }
 
 func (d *directory) checkFormat() error {
@@ -174,7 +178,8 @@ func (d *directory) checkFormat() error {
 		return fmt.Errorf("%w: %s was written by the %s engine; start with --storage-engine=%s",
 			ErrMismatch, d.member, got.Engine, got.Engine)
 	}
-	return nil
+	d.current, err = directoryOf(got)
+	return err
 }
 
 // writeFormat writes the file that says what wrote a directory. A crash must not leave half of it.
@@ -226,7 +231,7 @@ func (d *directory) close() error { return d.lock.Close() }
 
 // openEngine implements disk.
 func (d *directory) openEngine(fatal func(error)) (engine.Engine, error) {
-	return d.openEngineIn(filepath.Join(d.member, engineDir), fatal)
+	return d.openCurrent(fatal)
 }
 
 func (d *directory) openEngineIn(path string, fatal func(error)) (eng engine.Engine, err error) {

@@ -66,9 +66,9 @@ func TestDataDirectoriesThatCannotBeUsed(t *testing.T) {
 		{
 			"a newer format",
 			func(t *testing.T, cfg *config.Config) {
-				write(t, `{"product":"dolmen","format":2,"engine":"memory"}`, cfg.DataDir, "member", formatFile)
+				write(t, `{"product":"dolmen","format":3,"engine":"memory"}`, cfg.DataDir, "member", formatFile)
 			},
-			ErrForeign, "says format 2, this version knows up to 1",
+			ErrForeign, "says format 3, this version knows up to 2",
 		},
 		{
 			"garbage for a format",

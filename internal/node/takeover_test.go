@@ -265,7 +265,7 @@ func TestTakeOverWaits(t *testing.T) {
 
 func requireTakenOverOnce(t *testing.T, cfg *config.Config) {
 	t.Helper()
-	eng, err := (&directory{lg: zap.NewNop(), member: memberDirectory(cfg), engine: cfg.StorageEngine}).openEngine(nil)
+	eng, err := (&directory{lg: zap.NewNop(), member: memberDirectory(cfg), engine: cfg.StorageEngine, current: engineDir}).openEngine(nil)
 	require.NoError(t, err)
 	at, err := state.Durable(eng)
 	require.NoError(t, err)

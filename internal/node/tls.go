@@ -57,6 +57,9 @@ func (f *front) openCertificates(cfg *config.Config, role string, t config.TLS, 
 		}
 		// Nobody else's certificate can be verified by it.
 		t = config.TLS{CertFile: certFile, KeyFile: keyFile}
+		if role == "peer" {
+			f.generatedPeers = t
+		}
 	}
 	suites, err := cfg.CipherSuiteIDs()
 	if err != nil {

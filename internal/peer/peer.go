@@ -223,7 +223,7 @@ type inbound struct{ t *Transport }
 func (in inbound) Process(ctx context.Context, m *raftpb.Message) error {
 	cfg := &in.t.cfg
 	if cfg.Receiver.Removed(m.GetFrom()) {
-		return fmt.Errorf("peer: a message of member %s, which was removed from the cluster", types.ID(m.GetFrom()))
+		return refusal{fmt.Errorf("peer: a message of member %s, which was removed from the cluster", types.ID(m.GetFrom()))}
 	}
 	if m.GetType() != raftpb.MsgSnap {
 		return cfg.Receiver.Step(ctx, m)
@@ -234,6 +234,12 @@ func (in inbound) Process(ctx context.Context, m *raftpb.Message) error {
 	}
 	return errors.Join(cfg.Receiver.ReceiveSnapshot(ctx, m, path), os.Remove(path))
 }
+
+// refusal is an error that the other member is told.
+type refusal struct{ error }
+
+// WriteTo answers a request with the refusal.
+func (r refusal) WriteTo(w http.ResponseWriter) { http.Error(w, r.Error(), http.StatusForbidden) }
 
 // IsIDRemoved implements rafthttp.Raft.
 func (in inbound) IsIDRemoved(id uint64) bool { return in.t.cfg.Receiver.Removed(id) }
