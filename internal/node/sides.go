@@ -83,8 +83,8 @@ func (d *directory) openCurrent(fatal func(error)) (engine.Engine, error) {
 		return nil, err
 	}
 	eng, err := d.openEngineIn(d.inMember(d.current), fatal)
-	if err != nil || len(left) == 0 {
-		return eng, err
+	if err != nil {
+		return nil, err
 	}
 	at, err := state.Durable(eng)
 	if err != nil {
@@ -138,9 +138,6 @@ func (d *directory) sidesLeft() (left []uint64, err error) {
 		if index, ok := sideIndex(e.Name()); ok && e.Name() != d.current {
 			left = append(left, index)
 		}
-	}
-	if d.current != engineDir && exists(d.inMember(engineDir)) && len(left) == 0 {
-		left = append(left, 0) // so that it is looked at
 	}
 	return left, nil
 }
