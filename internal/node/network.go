@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
@@ -35,7 +36,7 @@ type network struct {
 	lg        *zap.Logger
 	transport *peer.Transport
 	// founders are the members that this one knew before its log said so: those of a new cluster, or those who let
-	// it join.
+	// it join; without those of whom the log has told.
 	founders []membership.Member
 	outgoing *outgoing
 	incoming *incoming
@@ -53,7 +54,7 @@ func (m *Member) openNetwork(founders []membership.Member) error {
 	}
 	n := &network{
 		questions: newQuestions(m.id.cluster, m.patience, m.front.peerTLS),
-		m:         m, lg: m.lg, founders: founders, outgoing: newOutgoing(), incoming: newIncoming(m.lg, beside),
+		m:         m, lg: m.lg, founders: slices.Clone(founders), outgoing: newOutgoing(), incoming: newIncoming(m.lg, beside),
 	}
 	info, err := m.front.peerTLSInfo(m.cfg)
 	if err != nil {
@@ -100,16 +101,15 @@ func (f *front) peerTLSInfo(cfg *config.Config) (transport.TLSInfo, error) {
 	}, nil
 }
 
-// follow connects to the members of a view, and to the founders until this member finds itself in the view: before,
-// the log has not come to where this member is.
+// follow connects to the members of a view, and to those founders of whom the log has not told yet. It is the applier's.
 func (n *network) follow(v *membership.View) error {
 	urls := map[uint64][]string{}
-	if _, joined := v.Member(n.m.id.member); !joined && !v.Removed(n.m.id.member) {
-		for _, m := range n.founders {
-			if !v.Removed(m.ID) {
-				urls[m.ID] = m.PeerURLs
-			}
-		}
+	n.founders = slices.DeleteFunc(n.founders, func(m membership.Member) bool {
+		_, told := v.Member(m.ID)
+		return told || v.Removed(m.ID)
+	})
+	for _, m := range n.founders {
+		urls[m.ID] = m.PeerURLs
 	}
 	for _, m := range v.Members() {
 		urls[m.ID] = m.PeerURLs

@@ -127,6 +127,10 @@ func (n *network) sendSnapshots(ctx context.Context) error {
 			if err := n.sendOne(ctx, m); err != nil {
 				n.lg.Warn("could not make a snapshot for another member; it will be tried again",
 					zap.Stringer("remote-peer-id", types.ID(m.GetTo())), zap.Error(err))
+				select { // raft asks again at once
+				case <-ctx.Done():
+				case <-ticker.C:
+				}
 				n.sent(m.GetTo(), false)
 			}
 		}
