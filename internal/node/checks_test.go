@@ -36,6 +36,8 @@ type twin struct {
 	*httptest.Server
 	m       atomic.Pointer[Member]
 	corrupt atomic.Bool
+	// fixed, if set, is what it answers whatever it is asked.
+	fixed atomic.Pointer[pb.HashKVResponse]
 }
 
 const twinID = 0x77
@@ -51,6 +53,10 @@ func newTwin(t *testing.T) *twin {
 		var req pb.HashKVRequest
 		if err != nil || json.Unmarshal(body, &req) != nil {
 			t.Error("not a request for a checksum")
+		}
+		if fixed := tw.fixed.Load(); fixed != nil {
+			_ = json.NewEncoder(w).Encode(fixed)
+			return
 		}
 		h, current, err := web{tw.m.Load()}.HashKV(req.GetRevision())
 		if err != nil {
@@ -145,9 +151,7 @@ func TestInitialCheck(t *testing.T) {
 	stop(t, m)
 
 	answer := func(sum uint32) {
-		tw.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			_ = json.NewEncoder(w).Encode(&pb.HashKVResponse{Header: &pb.ResponseHeader{}, Hash: sum, CompactRevision: -1, HashRevision: h.Revision})
-		})
+		tw.fixed.Store(&pb.HashKVResponse{Header: &pb.ResponseHeader{}, Hash: sum, CompactRevision: -1, HashRevision: h.Revision})
 	}
 	answer(h.Sum + 1)
 	core, lines := observer.New(zapcore.ErrorLevel)
