@@ -27,14 +27,30 @@ const exportDir = "export"
 // backups and one for an operator; others wait until one of them is done.
 const maxExports = 2
 
+// exportPatience is how long a client may read nothing while others wait: a client that is gone without a word is
+// noticed by nothing else for two hours.
+const exportPatience = time.Minute
+
+var errStalled = errors.New("the snapshot was given up: its client read nothing for a minute while others waited")
+
 // backup implements etcdapi.Backup.
 type backup struct {
 	*Member
-	slots chan struct{}
-	last  atomic.Uint64
+	slots    chan struct{}
+	last     atomic.Uint64
+	patience time.Duration
+
+	mu struct {
+		sync.Mutex
+		sent map[*exported]struct{}
+	}
 }
 
-func newBackup(m *Member) *backup { return &backup{Member: m, slots: make(chan struct{}, maxExports)} }
+func newBackup(m *Member) *backup {
+	b := &backup{Member: m, slots: make(chan struct{}, maxExports), patience: exportPatience}
+	b.mu.sent = map[*exported]struct{}{}
+	return b
+}
 
 func exportDirectory(member string) string { return filepath.Join(member, exportDir) }
 
@@ -49,12 +65,8 @@ func (d *directory) removeExports() error {
 // Snapshot implements etcdapi.Backup. The engine's view is held while the file is written, and not while it
 // is sent: a slow client costs disk, and nothing else.
 func (b *backup) Snapshot(ctx context.Context) (_ *etcdapi.Snapshot, err error) {
-	select {
-	case b.slots <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-b.stopping:
-		return nil, consensus.ErrStopped
+	if err := b.enter(ctx); err != nil {
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -80,7 +92,56 @@ func (b *backup) Snapshot(ctx context.Context) (_ *etcdapi.Snapshot, err error) 
 	}
 	b.lg.Info("sending database snapshot to client", zap.Int64("total-bytes", size), zap.String("storage-version", version),
 		zap.Duration("took", time.Since(start)))
-	return &etcdapi.Snapshot{ReadCloser: &exported{File: f, release: func() { <-b.slots }}, Size: size, Version: version}, nil
+	return &etcdapi.Snapshot{ReadCloser: b.send(f), Size: size, Version: version}, nil
+}
+
+// enter waits for a place, if need be that of a client that does not read.
+func (b *backup) enter(ctx context.Context) error {
+	stalled := time.NewTicker(b.patience)
+	defer stalled.Stop()
+	for {
+		select {
+		case b.slots <- struct{}{}:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-b.stopping:
+			return consensus.ErrStopped
+		case <-stalled.C:
+			b.giveUpStalled()
+		}
+	}
+}
+
+func (b *backup) send(f *os.File) *exported {
+	e := &exported{File: f, began: time.Now()}
+	b.mu.Lock()
+	b.mu.sent[e] = struct{}{}
+	b.mu.Unlock()
+	e.release = func() {
+		b.mu.Lock()
+		delete(b.mu.sent, e)
+		b.mu.Unlock()
+		<-b.slots
+	}
+	return e
+}
+
+// giveUpStalled removes the files of which nothing was read for too long. Whoever sends one learns of it when it
+// reads on.
+func (b *backup) giveUpStalled() {
+	var stalled []*exported
+	b.mu.Lock()
+	for e := range b.mu.sent {
+		if e.idle() >= b.patience {
+			stalled = append(stalled, e)
+		}
+	}
+	b.mu.Unlock()
+	for _, e := range stalled {
+		e.stalled.Store(true)
+		b.lg.Warn("giving up a database snapshot that its client does not read, for others wait", zap.Error(e.Close()))
+	}
 }
 
 func (b *backup) export(ctx context.Context, path string) (size int64, version string, err error) {
@@ -126,12 +187,28 @@ func checkRoom(dir string, held int64) error {
 
 var errNoRoom = errors.New("the disk is too full for a snapshot")
 
-// exported is a file that is removed when it is closed.
+// exported is a file that is removed when it is closed, which may happen while it is read.
 type exported struct {
 	*os.File
 	once    sync.Once
 	release func()
+
+	began   time.Time
+	read    atomic.Int64 // when it was last, in nanoseconds since began
+	stalled atomic.Bool  // it was closed because nobody read it
 }
+
+// Read implements io.Reader.
+func (e *exported) Read(p []byte) (int, error) {
+	e.read.Store(int64(time.Since(e.began)))
+	n, err := e.File.Read(p)
+	if err != nil && e.stalled.Load() {
+		err = errStalled
+	}
+	return n, err
+}
+
+func (e *exported) idle() time.Duration { return time.Since(e.began) - time.Duration(e.read.Load()) }
 
 // Close closes and removes the file, once.
 func (e *exported) Close() (err error) {

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
@@ -92,6 +94,44 @@ func TestBackup(t *testing.T) {
 	}
 	_, err = b.Snapshot(t.Context())
 	require.ErrorIs(t, err, consensus.ErrStopped)
+}
+
+// TestStalledBackups: clients that do not read keep nobody waiting for good, and one that reads keeps its place.
+func TestStalledBackups(t *testing.T) {
+	smallSegments(t)
+	synctest.Test(t, func(t *testing.T) {
+		m := start(t, quietConfig(t, config.EngineMemory), newForgetful(config.EngineMemory, filepath.Join(t.TempDir(), "wal")))
+		defer stop(t, m)
+		b := newBackup(m)
+		stalled, err := b.Snapshot(t.Context())
+		require.NoError(t, err)
+		slow, err := b.Snapshot(t.Context())
+		require.NoError(t, err)
+		reading, end := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(reading)
+			for range 4 {
+				if _, err := slow.Read(make([]byte, 1)); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(exportPatience / 2)
+			}
+			<-end
+		}()
+		next, err := b.Snapshot(t.Context())
+		require.NoError(t, err)
+		_, err = stalled.Read(make([]byte, 1))
+		require.ErrorIs(t, err, errStalled)
+		require.NoError(t, stalled.Close(), "once more")
+		_, err = slow.Read(make([]byte, 1))
+		require.NoError(t, err)
+		close(end)
+		<-reading
+		require.NoError(t, slow.Close())
+		require.NoError(t, next.Close())
+		require.Empty(t, b.slots)
+		require.Empty(t, b.mu.sent)
+	})
 }
 
 func TestCheckRoom(t *testing.T) {
