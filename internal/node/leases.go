@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -216,6 +217,9 @@ func (l lessor) leaderTimeout(ctx context.Context, err error) error {
 // this member does not keep the times of leases, or not yet.
 func (l lessor) renewHere(ctx context.Context, id int64) (int64, error) {
 	for {
+		if err := l.confirmLeadership(ctx); err != nil {
+			return 0, err
+		}
 		term := l.leadsIn()
 		r, err := l.expiry.Renew(id, time.Now())
 		if term == 0 {
@@ -241,6 +245,18 @@ func (l lessor) renewHere(ctx context.Context, id int64) (int64, error) {
 			return 0, err
 		}
 	}
+}
+
+// confirmLeadership asks the other voters whether this member still leads: the promise of a leader that was deposed
+// and does not know it is worth nothing. Error: lease.ErrNotPrimary.
+func (l lessor) confirmLeadership(ctx context.Context) error {
+	if l.cons.Status().SoleVoter {
+		return nil
+	}
+	if err := l.readIndex(ctx); err != nil {
+		return fmt.Errorf("%w: %w", lease.ErrNotPrimary, err)
+	}
+	return nil
 }
 
 func (l lessor) await(ctx context.Context, ch <-chan struct{}) error {

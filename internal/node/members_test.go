@@ -242,6 +242,17 @@ func TestLeasesOnFollowers(t *testing.T) {
 	}
 }
 
+// TestLeaderAloneRenewsNothing: without a quorum a leader does not know whether it still is one.
+func TestLeaderAloneRenewsNothing(t *testing.T) {
+	f := newFleet(t, config.EngineMemory, 3)
+	at := f.leader()
+	grant(t, f.members[at], 7, 60)
+	f.crash((at + 1) % 3)
+	f.crash((at + 2) % 3)
+	_, err := lessor{f.members[at]}.Renew(t.Context(), 7)
+	require.Error(t, err)
+}
+
 // TestStoppedLeaderHandsOver: there is a leader before the old one is missed.
 func TestStoppedLeaderHandsOver(t *testing.T) {
 	f := newFleet(t, config.EngineMemory, 3)
