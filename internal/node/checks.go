@@ -85,7 +85,7 @@ func (m *Member) checkInitially(ctx context.Context) error {
 	if !m.cfg.FeatureGates.Enabled(config.GateInitialCorruptCheck) || m.state.Applied().Index == 0 {
 		return nil
 	}
-	defer m.peers.client.CloseIdleConnections()
+	defer m.peers.questions.client.CloseIdleConnections()
 	err := corruption.New(m.lg, compared{m}).Initial(ctx)
 	if err != nil {
 		m.lg.Error("checkInitialHashKV failed", zap.Error(err))
@@ -95,7 +95,7 @@ func (m *Member) checkInitially(ctx context.Context) error {
 
 // checkData compares the data of all members from time to time, while this member leads.
 func (m *Member) checkData(ctx context.Context) error {
-	defer m.peers.client.CloseIdleConnections()
+	defer m.peers.questions.client.CloseIdleConnections()
 	checker := corruption.New(m.lg, compared{m})
 	var whole, compactions <-chan time.Time
 	if every := m.cfg.CorruptCheckTime; every > 0 {

@@ -195,7 +195,7 @@ func TestPeerHashes(t *testing.T) {
 	}
 	self := "http://" + m.front.peer[0].Addr().String()
 	ask := func(p *peerHashes, revision int64, urls ...string) corruption.Peer {
-		defer p.client.CloseIdleConnections()
+		defer p.questions.client.CloseIdleConnections()
 		peers := p.ask(t.Context(), []membership.Member{{ID: 5, PeerURLs: urls}}, revision)
 		require.Len(t, peers, 1)
 		require.EqualValues(t, 5, peers[0].ID)
@@ -232,7 +232,7 @@ func TestPeerHashes(t *testing.T) {
 func TestPeerHashesOverTLS(t *testing.T) {
 	s := startSecure(t, nil)
 	members := []membership.Member{{ID: 5, PeerURLs: []string{"https://" + s.front.peer[0].Addr().String()}}}
-	defer s.peers.client.CloseIdleConnections()
+	defer s.peers.questions.client.CloseIdleConnections()
 	got := s.peers.ask(t.Context(), members, 0)
 	require.NoError(t, got[0].Err)
 	require.EqualValues(t, -1, got[0].Compacted)

@@ -35,7 +35,7 @@ type newcomer struct {
 }
 
 func (n *newcomer) asking(patience time.Duration) *questions {
-	return &questions{patience: patience, client: n.client}
+	return &questions{patience: patience, client: n.client, limit: maxAnswer}
 }
 
 // existing says who this member is in the cluster that it is to join, and who the others are. It must have been added

@@ -53,7 +53,7 @@ func (m *Member) openNetwork(founders []membership.Member) error {
 		return errors.New("this disk cannot hold the snapshots of other members")
 	}
 	n := &network{
-		questions: newQuestions(m.id.cluster, m.patience, m.front.peerTLS),
+		questions: newQuestions(m.patience, m.front.peerTLS, maxAnswer),
 		m:         m, lg: m.lg, founders: slices.Clone(founders), outgoing: newOutgoing(), incoming: newIncoming(m.lg, beside),
 	}
 	info, err := m.front.peerTLSInfo(m.cfg)

@@ -1,12 +1,10 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -24,17 +22,15 @@ import (
 
 // peerHashes asks other members for checksums, on their peer URLs. They may be etcd's.
 type peerHashes struct {
-	lg       *zap.Logger
-	cluster  string
-	patience time.Duration // with one URL
-	client   *http.Client
+	lg        *zap.Logger
+	cluster   string
+	questions *questions
 }
 
 // newPeerHashes makes the client of a member. certificates, which may be nil, are those of --peer-*.
 func newPeerHashes(lg *zap.Logger, cluster uint64, patience time.Duration, certificates *certs.Store) *peerHashes {
 	return &peerHashes{
-		lg: lg, cluster: strconv.FormatUint(cluster, 16), patience: patience,
-		client: newPeerClient(certificates),
+		lg: lg, cluster: strconv.FormatUint(cluster, 16), questions: newQuestions(patience, certificates, maxHashAnswer),
 	}
 }
 
@@ -59,33 +55,23 @@ func (p *peerHashes) ask(ctx context.Context, members []membership.Member, revis
 const maxHashAnswer = 64 << 10
 
 func (p *peerHashes) askOne(ctx context.Context, url string, revision int64) (a corruption.Answer, err error) {
-	ctx, cancel := context.WithTimeout(ctx, p.patience)
-	defer cancel()
 	body, err := json.Marshal(&pb.HashKVRequest{Revision: revision})
 	if err != nil {
 		return a, fmt.Errorf("ask for a checksum: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/members/hashkv", bytes.NewReader(body))
+	header := http.Header{}
+	header.Set("Content-Type", "application/json")
+	header.Set("X-Etcd-Cluster-ID", p.cluster)
+	r, err := p.questions.askOne(ctx, http.MethodGet, url+"/members/hashkv", body, header)
 	if err != nil {
 		return a, fmt.Errorf("ask for a checksum: %w", err)
 	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("X-Etcd-Cluster-ID", p.cluster)
-	res, err := p.client.Do(req)
-	if err != nil {
-		return a, fmt.Errorf("ask for a checksum: %w", err)
-	}
-	defer func() { _ = res.Body.Close() }() // it is read to its end, or of no use
-	text, err := io.ReadAll(io.LimitReader(res.Body, maxHashAnswer))
-	if err != nil {
-		return a, fmt.Errorf("read a checksum: %w", err)
-	}
-	if res.StatusCode != http.StatusOK {
-		return a, hashRefusal(res.StatusCode, string(text))
+	if r.status != http.StatusOK {
+		return a, hashRefusal(r)
 	}
 	var answer pb.HashKVResponse
-	if err := json.Unmarshal(text, &answer); err != nil {
-		return a, fmt.Errorf("read a checksum from %.80q: %w", text, err)
+	if err := json.Unmarshal(r.body, &answer); err != nil {
+		return a, fmt.Errorf("read a checksum from %.80q: %w", r.body, err)
 	}
 	a.Hash = mvcc.Hash{Sum: answer.GetHash(), Compacted: answer.GetCompactRevision(), Revision: answer.GetHashRevision()}
 	a.Current = answer.GetHeader().GetRevision()
@@ -93,7 +79,7 @@ func (p *peerHashes) askOne(ctx context.Context, url string, revision int64) (a 
 }
 
 // hashRefusal returns what a member means by refusing. The texts are etcd's too.
-func hashRefusal(status int, text string) error {
+func hashRefusal(r reply) error {
 	for _, known := range []struct {
 		status int
 		err    error
@@ -102,9 +88,9 @@ func hashRefusal(status int, text string) error {
 		{http.StatusBadRequest, mvcc.ErrFuture},
 		{http.StatusPreconditionFailed, corruption.ErrOtherCluster},
 	} {
-		if status == known.status && strings.Contains(text, known.err.Error()) {
+		if r.status == known.status && strings.Contains(string(r.body), known.err.Error()) {
 			return known.err
 		}
 	}
-	return fmt.Errorf("the member answers %d: %.200s", status, text)
+	return r.refusal()
 }

@@ -32,13 +32,14 @@ const maxAnswer = 64 << 20
 
 // questions asks other members over HTTP, on their peer URLs. They may be etcd's.
 type questions struct {
-	cluster  string
 	patience time.Duration // with one URL
 	client   *http.Client
+	limit    int64 // bytes read of an answer
 }
 
-func newQuestions(cluster uint64, patience time.Duration, certificates *certs.Store) *questions {
-	return &questions{cluster: strconv.FormatUint(cluster, 16), patience: patience, client: newPeerClient(certificates)}
+// newQuestions makes the client of a member. certificates, which may be nil, are those of --peer-*.
+func newQuestions(patience time.Duration, certificates *certs.Store, limit int64) *questions {
+	return &questions{patience: patience, client: newPeerClient(certificates), limit: limit}
 }
 
 func dialWith(certificates *certs.Store) func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -86,7 +87,7 @@ func (q *questions) askOne(ctx context.Context, method, url string, body []byte,
 		return reply{}, fmt.Errorf("ask another member: %w", err)
 	}
 	defer func() { _ = res.Body.Close() }() // it is read to its end, or of no use
-	text, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	text, err := io.ReadAll(io.LimitReader(res.Body, q.limit))
 	if err != nil {
 		return reply{}, fmt.Errorf("read the answer of %s: %w", url, err)
 	}
