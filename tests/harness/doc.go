@@ -5,6 +5,9 @@
 // client URLs whatever port it listens on, so that cluster and member ids, which etcd derives from those URLs, are equal
 // on all of them and answers can be compared literally.
 //
+// A Cluster is several such members that know each other. They keep their addresses over their starts, can be paused, and
+// more of them can join.
+//
 // Environment:
 //
 //	DOLMEN_TEST_SUBJECT  "dolmen" (default) or "etcd": what Subject starts. With "etcd" the comparing tests run

@@ -75,7 +75,8 @@ type Server struct {
 
 	tb       testing.TB
 	opts     Options
-	endpoint string // host:port of the client listener; changes with each start
+	place    *place // of a member of a Cluster; nil for a server that stands alone
+	endpoint string // host:port of the client listener; changes with each start of a server that stands alone
 	peerURL  string
 	out      *output // of the current or last run
 	cmd      *exec.Cmd
@@ -173,6 +174,14 @@ func (s *Server) Discard() {
 	}
 }
 
+// String is the kind, with the name of a member of a cluster.
+func (s *Server) String() string {
+	if s.place == nil {
+		return s.Kind.String()
+	}
+	return s.Kind.String() + "-" + s.place.name
+}
+
 // Endpoint is the host:port of the client listener.
 func (s *Server) Endpoint() string { return s.endpoint }
 
@@ -247,39 +256,60 @@ func (s *Server) launch() {
 var errPortTaken = errors.New("a picked port was taken by another process")
 
 func (s *Server) launchOnce(path string) error {
-	cmd, exited, err := s.spawn(path, 0)
-	if err != nil {
+	if err := s.begin(path); err != nil {
 		return err
 	}
+	err := s.await()
+	if err != nil {
+		s.cmd = nil // await has seen its end
+	}
+	return err
+}
+
+// begin starts the process and does not wait for it to be ready.
+func (s *Server) begin(path string) error {
+	cmd, exited, err := s.spawn(path, 0)
+	if err == nil {
+		s.cmd, s.exited = cmd, exited
+	}
+	return err
+}
+
+// await waits until the process that was begun is ready. When it returns an error, the process is gone.
+func (s *Server) await() error {
 	timeout := time.NewTimer(startDeadline)
 	defer timeout.Stop()
 	select {
 	case <-s.out.ready:
-		s.cmd, s.exited = cmd, exited
 		return nil
-	case err := <-exited:
+	case err := <-s.exited:
 		if s.out.contains(bindLine) {
 			return errPortTaken
 		}
 		return fmt.Errorf("it ended before it was ready: %w", err)
 	case <-timeout.C:
-		_ = cmd.Process.Signal(syscall.SIGQUIT)
-		<-exited
+		_ = s.cmd.Process.Signal(syscall.SIGQUIT)
+		<-s.exited
 		return fmt.Errorf("not ready within %v", startDeadline)
 	}
 }
 
-// spawn starts the process on new ports; exited gets one value when it is gone.
+// spawn starts the process, on new ports if it stands alone; exited gets one value when it is gone.
 func (s *Server) spawn(path string, lineAt int) (cmd *exec.Cmd, exited chan error, err error) {
 	ports, err := freePorts(2)
 	if err != nil {
 		return nil, nil, err
 	}
 	s.endpoint, s.peerURL = ports[0], "http://"+ports[1]
+	command := append([]string{path}, s.args()...)
+	if s.place != nil {
+		s.endpoint, s.peerURL = s.place.client, "http://"+s.place.peer
+		command = append(slices.Clone(s.place.launcher), append([]string{path}, s.args()...)...)
+	}
 	s.out = newOutput(lineAt)
 	s.history = append(s.history, s.out)
 
-	cmd = exec.Command(path, s.args()...)
+	cmd = exec.Command(command[0], command[1:]...)
 	cmd.Stdout, cmd.Stderr = s.out, s.out
 	cmd.SysProcAttr = childAttributes()
 	// A race is fatal at once, where the log still shows what led to it. ETCD_VERIFY turns on etcd's own checks.
@@ -308,16 +338,20 @@ func (s *Server) binary() (string, error) {
 
 func (s *Server) args() []string {
 	args := []string{
-		"--name=default",
 		"--data-dir=" + s.DataDir,
 		"--listen-client-urls=" + s.URL(),
 		"--listen-peer-urls=" + s.peerURL,
-		"--advertise-client-urls=" + s.scheme() + "://" + advertisedClient,
-		"--initial-advertise-peer-urls=" + advertisedPeer,
-		"--initial-cluster=default=" + advertisedPeer,
-		// A single voter elects itself after one timeout; a short one makes hundreds of starts affordable.
-		"--heartbeat-interval=10",
-		"--election-timeout=50",
+	}
+	if s.place != nil {
+		args = append(args, s.place.args(s.URL())...)
+	} else {
+		args = append(args, "--name=default",
+			"--advertise-client-urls="+s.scheme()+"://"+advertisedClient,
+			"--initial-advertise-peer-urls="+advertisedPeer,
+			"--initial-cluster=default="+advertisedPeer,
+			// A single voter elects itself after one timeout; a short one makes hundreds of starts affordable.
+			"--heartbeat-interval=10",
+			"--election-timeout=50")
 	}
 	if s.opts.NoFsync {
 		args = append(args, "--unsafe-no-fsync")
@@ -360,12 +394,13 @@ func (s *Server) cleanup() {
 		return
 	}
 	for i, out := range s.history {
-		path, err := keepLog(fmt.Sprintf("%s-%s-%d.log", strings.ReplaceAll(s.tb.Name(), "/", "_"), s.Kind, i+1), out.String())
+		name := fmt.Sprintf("%s-%s-%d.log", strings.ReplaceAll(s.tb.Name(), "/", "_"), s, i+1)
+		path, err := keepLog(name, out.String())
 		if err != nil {
-			s.tb.Logf("keep the log of %s: %v", s.Kind, err)
+			s.tb.Logf("keep the log of %s: %v", s, err)
 			continue
 		}
-		s.tb.Logf("log of %s, start %d: %s", s.Kind, i+1, path)
+		s.tb.Logf("log of %s, start %d: %s", s, i+1, path)
 	}
 }
 
