@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -132,4 +133,54 @@ func TestCheckpointFromBeforeASnapshot(t *testing.T) {
 	require.NoError(t, w.run())
 	require.Equal(t, []position{{50, 2}}, log.mu.installed)
 	require.Zero(t, log.mu.mark, "the log begins behind it")
+}
+
+// TestConfChangeFromBeforeASnapshot applies a conf change when raft has already taken a snapshot that ends behind it,
+// and that holds what became of it.
+func TestConfChangeFromBeforeASnapshot(t *testing.T) {
+	for name, installed := range map[string]bool{"while it is written": false, "when it is in the log": true} {
+		t.Run(name, func(t *testing.T) {
+			cc := &raftpb.ConfChange{Type: raftpb.ConfChangeAddNode.Enum(), NodeId: proto.Uint64(3)}
+			data, err := proto.Marshal(cc)
+			require.NoError(t, err)
+			ents := run(1, 1, 2)
+			ents[1].Type, ents[1].Data = raftpb.EntryConfChange.Enum(), data
+			before := &raftpb.ConfState{Voters: []uint64{1, 2}}
+			hs := &raftpb.HardState{Term: proto.Uint64(1), Vote: proto.Uint64(0), Commit: proto.Uint64(2)}
+			c, err := newCore(coreConfig{id: 1, tail: newTail(hs, before, position{}, ents), electionTicks: 10, heartbeatTicks: 1,
+				logger: zap.NewNop()})
+			require.NoError(t, err)
+			c.ready()
+			change, ok := c.applied.next()
+			require.True(t, ok)
+			require.Equal(t, uint64(2), change.last())
+
+			// Member 3 has been removed again, and 4 came in its place.
+			after := &raftpb.ConfState{Voters: []uint64{1, 2, 4}}
+			c.step(&raftpb.Message{Type: raftpb.MsgSnap.Enum(), From: proto.Uint64(2), To: proto.Uint64(1), Term: proto.Uint64(1),
+				Snapshot: &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: proto.Uint64(9), Term: proto.Uint64(1), ConfState: after}}})
+			write := c.ready().write
+			if installed {
+				for _, m := range write {
+					require.NoError(t, c.written(m))
+				}
+				c.ready()
+			}
+			require.NoError(t, c.appliedBatch(change, []ConfChange{{ConfChange: cc}}))
+			require.Equal(t, uint64(2), c.applied.applied)
+			require.Equal(t, []uint64{1, 2, 3}, c.applied.conf.GetVoters(), "the applier goes on from what it has applied")
+			if !installed {
+				for _, m := range write {
+					require.NoError(t, c.written(m))
+				}
+				c.ready()
+			}
+			snap, ok := c.applied.next()
+			require.True(t, ok)
+			require.NoError(t, c.appliedBatch(snap, nil))
+			require.Equal(t, after.GetVoters(), c.applied.conf.GetVoters())
+			require.Equal(t, after.GetVoters(), c.conf.GetVoters())
+			require.Equal(t, "(1 2 4)", c.rn.Status().Config.Voters.String(), "raft counts with the newest")
+		})
+	}
 }

@@ -60,8 +60,12 @@ type core struct {
 
 	applied applyQueue
 	// conf is the configuration as raft has it. It can be ahead of applied.conf only while the entries of a
-	// bootstrap are applied.
+	// bootstrap are applied, or those before a snapshot.
 	conf *raftpb.ConfState
+
+	// restored is the index of the newest snapshot that raft has taken. From then on raft's configuration is that of
+	// the snapshot, also while changes before it are still applied.
+	restored uint64
 
 	// campaignAt is the applied index from which on a sole voter campaigns at once; before it, raft might have a
 	// configuration change to apply and would refuse. Zero: wait for the election timeout.
@@ -245,6 +249,9 @@ func (c *core) appliedBatch(b Batch, changes []ConfChange) error {
 	}
 	c.tail.offer(c.applied.applied, c.applied.conf)
 	for _, cc := range changes {
+		if b.last() <= c.restored {
+			continue // what became of it is in the snapshot
+		}
 		next, err := NextConfState(c.conf, cc)
 		if err != nil {
 			return fmt.Errorf("apply the conf change at index %d: %w", b.last(), err)
@@ -363,6 +370,7 @@ func (c *core) ready() effects {
 		for _, m := range rd.Messages {
 			switch m.GetTo() {
 			case raft.LocalAppendThread:
+				c.restored = max(c.restored, m.GetSnapshot().GetMetadata().GetIndex())
 				eff.write = append(eff.write, m)
 			case raft.LocalApplyThread:
 				c.applied.push(m)
