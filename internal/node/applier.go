@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -41,10 +40,9 @@ type applier struct {
 	follow  func(*membership.View) error
 	self    uint64
 	removed chan struct{}
-	// install puts the engine of a snapshot in the place of the one in use; nil without other members. Each time,
-	// replaced counts up before it begins and when it is done: who compares sees whether what was read was of one state.
+	// install puts the engine of a snapshot in the place of the one in use; nil without other members.
 	install  func(consensus.Batch) error
-	replaced atomic.Uint64
+	replaced *replacements
 }
 
 func (a *applier) run() error {
@@ -129,8 +127,9 @@ func (a *applier) replace(b consensus.Batch) error {
 	if a.install == nil {
 		return fmt.Errorf("a snapshot at index %d has come from nowhere", b.Snapshot.GetIndex())
 	}
-	a.replaced.Add(1)
-	defer a.replaced.Add(1)
+	done := false
+	a.replaced.begin()
+	defer func() { a.replaced.end(done) }()
 	a.remover.interrupt()
 	if err := a.install(b); err != nil {
 		return err
@@ -139,6 +138,7 @@ func (a *applier) replace(b consensus.Batch) error {
 	if err != nil {
 		return err
 	}
+	done = true
 	now := time.Now()
 	a.expiry.Replace(a.state.LoadedLeases(), now)
 	a.users.apply(nil, view.Auth, now)

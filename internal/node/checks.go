@@ -46,9 +46,9 @@ func (c compared) Hash(revision int64) (corruption.Answer, error) {
 
 // ofOneState returns a checksum that was taken of one state, and not while a snapshot took its place.
 func (m *Member) ofOneState(sum func() (mvcc.Hash, error)) (mvcc.Hash, error) {
-	before := m.applier.replaced.Load()
+	before := m.applier.replaced.count.Load()
 	h, err := sum()
-	if before%2 != 0 || m.applier.replaced.Load() != before {
+	if before%2 != 0 || m.applier.replaced.count.Load() != before {
 		return mvcc.Hash{}, errStateReplaced
 	}
 	return h, err

@@ -213,7 +213,8 @@ func (m *Member) openConsensus(c consensus.Config) (err error) {
 // build makes the parts that run on top of storage and consensus.
 func (m *Member) build() (err error) {
 	m.ids = idutil.NewGenerator(uint16(m.id.member), time.Now())
-	m.hub = watch.New(m.state, watch.Options{ProgressInterval: m.cfg.WatchProgressNotifyInterval})
+	replaced := newReplacements()
+	m.hub = watch.New(history{m.state, replaced}, watch.Options{ProgressInterval: m.cfg.WatchProgressNotifyInterval})
 	m.expiry = lease.NewExpiry(lease.Options{RetryAfter: m.patience}, time.Now())
 	m.expiry.Apply(m.state.LoadedLeases(), time.Now())
 	applied := m.state.Applied()
@@ -242,7 +243,7 @@ func (m *Member) build() (err error) {
 			lg: m.lg, state: m.state, eng: m.eng, hasher: m.hasher, pace: pace,
 			metrics: newCompactionMetrics(), removed: newMilestones(removedUpTo(m.state.Removed())),
 		},
-		members: make(chan struct{}, 1), removed: make(chan struct{}), self: m.id.member,
+		members: make(chan struct{}, 1), removed: make(chan struct{}), self: m.id.member, replaced: replaced,
 	}
 	if m.network != nil {
 		m.applier.follow, m.applier.install = m.network.follow, m.network.install
