@@ -150,7 +150,8 @@ func (n *network) ReceiveSnapshot(ctx context.Context, m *raftpb.Message, path s
 	applied := n.m.appliedIndex()
 	in.sweep(applied)
 	index := meta.GetIndex()
-	if index > applied && !in.has(index) {
+	fresh := index > applied && !in.has(index) // and raft has not taken it before
+	if fresh {
 		if in.count() >= maxIncoming {
 			return fmt.Errorf("%w: %d wait to be taken up", errSnapshot, maxIncoming)
 		}
@@ -162,7 +163,9 @@ func (n *network) ReceiveSnapshot(ctx context.Context, m *raftpb.Message, path s
 		in.keep(index, eng)
 	}
 	if err := n.m.cons.Step(ctx, m); err != nil {
-		in.discard(index)
+		if fresh {
+			in.discard(index)
+		}
 		return err
 	}
 	return n.judge(in.ctx, index)

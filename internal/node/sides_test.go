@@ -138,3 +138,19 @@ func TestBadSnapshotsAreRefused(t *testing.T) {
 	require.Empty(t, left)
 	f.require("k", "v")
 }
+
+// TestRepeatedSnapshot sends the message of a snapshot again while the first is on its way through the log, and has raft
+// refuse it: the engine that the log is about to name must stay.
+func TestRepeatedSnapshot(t *testing.T) {
+	f := newFleet(t, config.EngineMemory, 1)
+	n := f.members[0].network
+	side, err := n.incoming.disk.openSide(1000, n.m.fail)
+	require.NoError(t, err)
+	n.incoming.keep(1000, side)
+	self := n.m.id.member
+	broken := &raftpb.Message{Type: raftpb.MsgSnap.Enum(), To: &self, Snapshot: &raftpb.Snapshot{ // from nobody
+		Metadata: &raftpb.SnapshotMetadata{Index: new(uint64(1000)), Term: new(uint64(1)), ConfState: position(1).Conf}}}
+	require.Error(t, n.ReceiveSnapshot(context.Background(), broken, filepath.Join(t.TempDir(), "db")))
+	require.True(t, n.incoming.has(1000))
+	n.incoming.discard(1000)
+}
