@@ -272,7 +272,10 @@ func (l lessor) await(ctx context.Context, ch <-chan struct{}) error {
 
 // TimeToLive implements etcdapi.Leases.
 func (l lessor) TimeToLive(ctx context.Context, id int64) (t etcdapi.LeaseTime, err error) {
-	err = l.withLeader(ctx, func(context.Context) error {
+	err = l.withLeader(ctx, func(ctx context.Context) error {
+		if err := l.catchUp(ctx); err != nil {
+			return err
+		}
 		t, err = l.timeToLiveHere(id)
 		return err
 	}, func(ctx context.Context, leader membership.Member) error {
@@ -283,6 +286,18 @@ func (l lessor) TimeToLive(ctx context.Context, id int64) (t etcdapi.LeaseTime, 
 		return etcdapi.LeaseTime{}, etcdapi.ErrLeaseGone
 	}
 	return t, err
+}
+
+// catchUp waits until this member, which leads, knows of every lease that another one has told its client of: the others
+// may be ahead of it in applying. Error: etcdapi.ErrApplyTimeout.
+func (m *Member) catchUp(ctx context.Context) error {
+	waiting, cancel := context.WithTimeout(ctx, applyPatience)
+	defer cancel()
+	err := m.awaitApplied(waiting, m.cons.Status().Commit)
+	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
+		return etcdapi.ErrApplyTimeout
+	}
+	return err
 }
 
 func (l lessor) timeToLiveHere(id int64) (etcdapi.LeaseTime, error) {

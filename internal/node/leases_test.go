@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/dolmen-io/dolmen/internal/config"
+	"github.com/dolmen-io/dolmen/internal/engine"
 	"github.com/dolmen-io/dolmen/internal/etcdapi"
 	"github.com/dolmen-io/dolmen/internal/mvcc"
 
@@ -156,6 +158,63 @@ func TestExpiry(t *testing.T) {
 		require.Zero(t, ttl)
 		_, err = lessor{m}.TimeToLive(t.Context(), 7)
 		require.ErrorIs(t, err, etcdapi.ErrLeaseGone)
+		stop(t, m)
+	})
+}
+
+// slowDisk has an engine whose commits wait for a gate, if there is one.
+type slowDisk struct {
+	*forgetful
+	gate atomic.Pointer[chan struct{}]
+}
+
+func (d *slowDisk) open(context.Context, *config.Config, *zap.Logger) (disk, error) { return d, nil }
+
+func (d *slowDisk) openEngine(fatal func(error)) (engine.Engine, error) {
+	eng, err := d.forgetful.openEngine(fatal)
+	return gatedEngine{eng, d}, err
+}
+
+type gatedEngine struct {
+	engine.Engine
+	disk *slowDisk
+}
+
+func (e gatedEngine) Commit(b *engine.Batch) error {
+	if gate := e.disk.gate.Load(); gate != nil {
+		<-*gate
+	}
+	return e.Engine.Commit(b)
+}
+
+// TestTimeToLiveOfALeaseThatIsNotApplied asks a leader that is behind for a lease that another member, which is not, has
+// already told its client of.
+func TestTimeToLiveOfALeaseThatIsNotApplied(t *testing.T) {
+	smallSegments(t)
+	synctest.Test(t, func(t *testing.T) {
+		d := &slowDisk{forgetful: newForgetful(config.EngineMemory, filepath.Join(t.TempDir(), "wal"))}
+		m, err := openOn(t.Context(), quietConfig(t, config.EngineMemory), zap.NewNop(), d.open)
+		require.NoError(t, err)
+		<-m.Ready()
+		synctest.Wait()
+		gate := make(chan struct{})
+		d.gate.Store(&gate)
+		go func() {
+			_, _ = m.Propose(context.Background(), &pb.InternalRaftRequest{LeaseGrant: &pb.LeaseGrantRequest{ID: 7, TTL: 60}})
+		}()
+		synctest.Wait()
+		require.Greater(t, m.cons.Status().Commit, m.appliedIndex(), "it is committed")
+		_, err = lessor{m}.TimeToLive(t.Context(), 7)
+		require.ErrorIs(t, err, etcdapi.ErrApplyTimeout)
+		answered := make(chan error, 1)
+		go func() {
+			_, err := lessor{m}.TimeToLive(context.Background(), 7)
+			answered <- err
+		}()
+		synctest.Wait()
+		require.Empty(t, answered)
+		close(gate)
+		require.NoError(t, <-answered)
 		stop(t, m)
 	})
 }

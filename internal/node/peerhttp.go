@@ -74,9 +74,7 @@ func leaseHandler(m *Member, answer func(ctx context.Context, body []byte) (prot
 			http.Error(w, "error reading body", http.StatusBadRequest)
 			return
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), applyPatience)
-		defer cancel()
-		if err := m.awaitApplied(ctx, m.cons.Status().Commit); err != nil {
+		if err := m.catchUp(r.Context()); err != nil {
 			http.Error(w, leaseBehind, http.StatusRequestTimeout)
 			return
 		}
