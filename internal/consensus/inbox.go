@@ -65,6 +65,12 @@ const (
 	letEntriesGo
 )
 
+// aboutSnapshot says that the command tells of a snapshot for another member. There are a few of them for each that is
+// sent, one at a time to a member, and nobody tells raft again: they are taken beyond any bound.
+func (c command) aboutSnapshot() bool {
+	return c.kind == reportSnapshot || c.kind == holdEntries || c.kind == letEntriesGo
+}
+
 // inbox is where everything for the loop arrives. Putting something in never blocks and wakes the loop. What clients
 // and other members put in is bounded here. What the applier and the log writer put in answers what the loop gave
 // them, and is bounded by that.
@@ -142,7 +148,7 @@ func (in *inbox) command(c command) error {
 	switch {
 	case in.mu.stopped:
 		return ErrStopped
-	case len(in.mu.commands) >= maxQueuedCommands:
+	case len(in.mu.commands) >= maxQueuedCommands && !c.aboutSnapshot():
 		return ErrBusy
 	}
 	in.mu.commands = append(in.mu.commands, c)

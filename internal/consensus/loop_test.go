@@ -179,6 +179,23 @@ func TestMessagesAndCommandsAreBounded(t *testing.T) {
 }
 
 // TestLargeProposals proposes more than raft takes at once while the disk is slow.
+// TestSnapshotReportsAreNotLost: raft waits for the end of a snapshot, for ever if nobody tells it.
+func TestSnapshotReportsAreNotLost(t *testing.T) {
+	n, err := Open(Config{ID: 1, Log: &fakeLog{}, TickInterval: time.Second, ElectionTicks: 10, HeartbeatTicks: 1, Logger: zap.NewNop()})
+	require.NoError(t, err)
+	for range 2 * maxQueuedCommands {
+		n.ReportUnreachable(2)
+	}
+	n.ReportSnapshot(2, true)
+	n.Hold(3, 7)
+	n.LetGo(3)
+	in, err := n.inbox.take(arrivals{})
+	require.NoError(t, err)
+	require.Equal(t, maxQueuedCommands+3, len(in.commands))
+	require.Equal(t, command{kind: reportSnapshot, member: 2, failed: true}, in.commands[maxQueuedCommands])
+	require.Equal(t, letEntriesGo, in.commands[maxQueuedCommands+2].kind)
+}
+
 func TestLargeProposals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := &fakeLog{gate: make(chan struct{}, 1)}

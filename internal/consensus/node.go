@@ -292,12 +292,12 @@ func (n *Node) ReportSnapshot(id uint64, failed bool) {
 // Hold keeps the entries above index in memory, whatever Checkpoint says, until LetGo: a snapshot that ends at index
 // is on its way to a member, and what follows on it must be there when it has arrived.
 func (n *Node) Hold(member, index uint64) {
-	_ = n.inbox.command(command{kind: holdEntries, member: member, index: index}) // without it another snapshot may be needed
+	_ = n.inbox.command(command{kind: holdEntries, member: member, index: index}) // nothing is sent after the end
 }
 
 // LetGo ends a Hold.
 func (n *Node) LetGo(member uint64) {
-	_ = n.inbox.command(command{kind: letEntriesGo, member: member}) // what is held is bounded by its size too
+	_ = n.inbox.command(command{kind: letEntriesGo, member: member}) // nothing is held after the end
 }
 
 // Status returns the newest published status: one atomic load.
