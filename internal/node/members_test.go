@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -399,4 +402,41 @@ func TestSnapshotForALaggingMember(t *testing.T) {
 			require.Zero(t, f.lines[at].FilterMessage("applied snapshot").Len())
 		})
 	}
+}
+
+// TestNoConnectionOutlivesAMember: neither those by which it asked others before it joined, nor later ones.
+func TestNoConnectionOutlivesAMember(t *testing.T) {
+	open := map[net.Conn]bool{}
+	var mu sync.Mutex
+	other := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(`{"etcdserver":"3.7.0"}`))
+	}))
+	other.Config.ConnState = func(c net.Conn, s http.ConnState) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch s {
+		case http.StateNew:
+			open[c] = true
+		case http.StateClosed:
+			delete(open, c)
+		}
+	}
+	other.Start()
+	defer other.Close()
+	count := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(open)
+	}
+	f := &fleet{t: t}
+	cfg := f.configure(config.EngineMemory)
+	cfg.InitialCluster = f.cluster() + ",other=" + other.URL
+	m, err := Open(t.Context(), cfg, zap.NewNop())
+	require.NoError(t, err)
+	version, err := m.others.ServerVersion(t.Context(), membership.Member{PeerURLs: []string{other.URL}})
+	require.NoError(t, err)
+	require.Equal(t, "3.7.0", version)
+	require.NotZero(t, count())
+	f.kill(m)
+	require.Eventually(t, func() bool { return count() == 0 }, testPatience, 10*time.Millisecond)
 }

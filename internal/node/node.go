@@ -171,7 +171,9 @@ func (m *Member) open(ctx context.Context, disk opener) (err error) {
 		return err
 	}
 	applied := m.state.Applied()
-	from, err := openLog(ctx, &newcomer{cfg: m.cfg, lg: m.lg, client: newPeerClient(m.front.peerTLS)}, m.disk, applied)
+	asking := newPeerClient(m.front.peerTLS)
+	from, err := openLog(ctx, &newcomer{cfg: m.cfg, lg: m.lg, client: asking}, m.disk, applied)
+	asking.CloseIdleConnections()
 	if err != nil {
 		return err
 	}

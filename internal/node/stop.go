@@ -72,6 +72,7 @@ func (m *Member) leave() {
 		if err := m.network.incoming.stop(); err != nil {
 			m.lg.Warn("could not close a snapshot that was received", zap.Error(err))
 		}
+		m.network.client.CloseIdleConnections()
 	}
 }
 
