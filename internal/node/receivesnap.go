@@ -46,6 +46,9 @@ type incoming struct {
 	mu struct {
 		sync.Mutex
 		engines map[uint64]engine.Engine // by index
+		// adopted is the index of the newest whose directory is the engine's, or is about to be. What is applied shows it
+		// later.
+		adopted uint64
 	}
 }
 
@@ -70,10 +73,21 @@ func (in *incoming) stop() error {
 	return errors.Join(errs...)
 }
 
-func (in *incoming) has(index uint64) bool {
+// wants says whether a snapshot is neither here nor in use, it or a newer one.
+func (in *incoming) wants(index uint64) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return in.mu.engines[index] != nil
+	return index > in.mu.adopted && in.mu.engines[index] == nil
+}
+
+// adopt takes the engine of an index to make it that of the member.
+func (in *incoming) adopt(index uint64) engine.Engine {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.mu.adopted = index
+	eng := in.mu.engines[index]
+	delete(in.mu.engines, index)
+	return eng
 }
 
 func (in *incoming) count() int {
@@ -150,7 +164,7 @@ func (n *network) ReceiveSnapshot(ctx context.Context, m *raftpb.Message, path s
 	applied := n.m.appliedIndex()
 	in.sweep(applied)
 	index := meta.GetIndex()
-	fresh := index > applied && !in.has(index) // and raft has not taken it before
+	fresh := index > applied && in.wants(index) // and raft has not taken it before
 	if fresh {
 		if in.count() >= maxIncoming {
 			return fmt.Errorf("%w: %d wait to be taken up", errSnapshot, maxIncoming)
@@ -229,7 +243,7 @@ func (n *network) importSnapshot(meta *raftpb.SnapshotMetadata, path string) (_ 
 // install puts the engine of a snapshot in the place of the one in use. It is the applier's.
 func (n *network) install(b consensus.Batch) error {
 	index := b.Snapshot.GetIndex()
-	eng := n.incoming.take(index)
+	eng := n.incoming.adopt(index)
 	if eng == nil {
 		return fmt.Errorf("the log says that a snapshot at index %d takes the engine's place, but there is none", index)
 	}

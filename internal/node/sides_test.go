@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/dolmen-io/dolmen/internal/config"
+	"github.com/dolmen-io/dolmen/internal/consensus"
 	"github.com/dolmen-io/dolmen/internal/engine"
 	"github.com/dolmen-io/dolmen/internal/state"
 	"github.com/dolmen-io/dolmen/internal/wal"
@@ -151,6 +152,29 @@ func TestRepeatedSnapshot(t *testing.T) {
 	broken := &raftpb.Message{Type: raftpb.MsgSnap.Enum(), To: &self, Snapshot: &raftpb.Snapshot{ // from nobody
 		Metadata: &raftpb.SnapshotMetadata{Index: new(uint64(1000)), Term: new(uint64(1)), ConfState: position(1).Conf}}}
 	require.Error(t, n.ReceiveSnapshot(context.Background(), broken, filepath.Join(t.TempDir(), "db")))
-	require.True(t, n.incoming.has(1000))
+	require.False(t, n.incoming.wants(1000))
 	n.incoming.discard(1000)
+}
+
+// TestRepeatedSnapshotDuringInstall sends a snapshot again while the engine of the first takes its place and the state
+// does not show it yet: the directory is in use.
+func TestRepeatedSnapshotDuringInstall(t *testing.T) {
+	f := newFleet(t, config.EngineMemory, 1)
+	n := f.members[0].network
+	path := filepath.Join(t.TempDir(), "db")
+	_, _, err := n.export(t.Context(), path)
+	require.NoError(t, err)
+	side, err := n.incoming.disk.openSide(1000, n.m.fail)
+	require.NoError(t, err)
+	fill(t, side, 1000)
+	n.incoming.keep(1000, side)
+	meta := &raftpb.SnapshotMetadata{Index: new(uint64(1000)), Term: new(uint64(1)), ConfState: position(1).Conf}
+	require.NoError(t, n.install(consensus.Batch{Snapshot: meta}))
+	require.Less(t, n.m.appliedIndex(), uint64(1000))
+
+	again := &raftpb.Message{Type: raftpb.MsgSnap.Enum(), To: &n.m.id.member, From: new(uint64(9)), Term: new(uint64(1)),
+		Snapshot: &raftpb.Snapshot{Metadata: meta}}
+	require.NoError(t, n.ReceiveSnapshot(context.Background(), again, path))
+	_, err = os.Stat(n.m.disk.(*directory).inMember(sideName(1000)))
+	require.NoError(t, err)
 }
