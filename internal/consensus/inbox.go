@@ -103,14 +103,28 @@ func (in *inbox) propose(p Proposal) error {
 	switch {
 	case in.mu.stopped:
 		return ErrStopped
-	case in.mu.full, in.mu.queued >= maxQueuedProposals, in.mu.queued > 0 && in.mu.queuedBytes+len(p.Data) > maxQueuedBytes:
+	case !in.admitLocked(1, len(p.Data)):
 		return ErrBusy
 	}
-	in.mu.queued++
-	in.mu.queuedBytes += len(p.Data)
 	in.mu.proposals = append(in.mu.proposals, p)
 	in.poke()
 	return nil
+}
+
+// admit counts proposals that came to the loop another way among those that wait, if the bounds allow it.
+func (in *inbox) admit(proposals, bytes int) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.admitLocked(proposals, bytes)
+}
+
+func (in *inbox) admitLocked(proposals, bytes int) bool {
+	if in.mu.full || in.mu.queued >= maxQueuedProposals || in.mu.queued > 0 && in.mu.queuedBytes+bytes > maxQueuedBytes {
+		return false
+	}
+	in.mu.queued += proposals
+	in.mu.queuedBytes += bytes
+	return true
 }
 
 func (in *inbox) read(done func(uint64, error)) error {

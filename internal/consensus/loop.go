@@ -166,9 +166,7 @@ func (l *loop) turn(in *arrivals) error {
 		l.core.tail.flush(cp.index)
 		l.core.tail.compact(l.core.compactable(cp.index), cp.keep)
 	}
-	for _, m := range in.messages {
-		l.core.step(m)
-	}
+	l.takeMessages(in.messages)
 	for _, c := range in.commands {
 		c.run(l.core)
 	}
