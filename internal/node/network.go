@@ -97,6 +97,7 @@ func (f *front) peerTLSInfo(cfg *config.Config) (transport.TLSInfo, error) {
 	return transport.TLSInfo{
 		CertFile: t.CertFile, KeyFile: t.KeyFile, ClientCertFile: t.ClientCertFile, ClientKeyFile: t.ClientKeyFile,
 		TrustedCAFile: t.TrustedCAFile, InsecureSkipVerify: generated,
+		AllowedCNs: t.AllowedCNs, AllowedHostnames: t.AllowedHostnames,
 		CipherSuites: suites, MinVersion: lowest, MaxVersion: highest, Logger: f.lg,
 	}, nil
 }

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/dolmen-io/dolmen/internal/certs"
 	"github.com/dolmen-io/dolmen/internal/certs/certstest"
 	"github.com/dolmen-io/dolmen/internal/config"
 )
@@ -237,6 +238,26 @@ func TestOpenRefusesCertificates(t *testing.T) {
 			_, err := Open(t.Context(), cfg, zap.NewNop())
 			require.ErrorContains(t, err, test.text)
 			noGoroutines(t)
+		})
+	}
+}
+
+// TestPeersThatAreCalledMustHaveAllowedNames: the names that --peer-cert-allowed-* demands are demanded of who is called
+// too, not only of who calls.
+func TestPeersThatAreCalledMustHaveAllowedNames(t *testing.T) {
+	f := &front{lg: zap.NewNop(), peerTLS: &certs.Store{}}
+	for name, files := range map[string]config.TLS{
+		"common names": {CertFile: "cert", KeyFile: "key", TrustedCAFile: "ca", AllowedCNs: []string{"member"}},
+		"host names":   {CertFile: "cert", KeyFile: "key", TrustedCAFile: "ca", AllowedHostnames: []string{"member.example"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := config.Default()
+			cfg.PeerTLS = files
+			info, err := f.peerTLSInfo(cfg)
+			require.NoError(t, err)
+			require.Equal(t, files.AllowedCNs, info.AllowedCNs)
+			require.Equal(t, files.AllowedHostnames, info.AllowedHostnames)
+			require.False(t, info.InsecureSkipVerify)
 		})
 	}
 }
