@@ -36,6 +36,9 @@ type loop struct {
 	full    bool // more is unflushed than may be, as the inbox was told
 	in      arrivals
 
+	disk         stall
+	nextHandOver uint64 // the tick from which on leadership may be handed over because of the disk
+
 	questions []func(map[uint64]uint64, error) // about progress; they came as commands, which are bounded
 }
 
@@ -47,7 +50,12 @@ type waitingProposal struct {
 func newLoop(n *Node, c *core, firstRound uint64) *loop {
 	ticks := func(d time.Duration) uint64 { return max(1, uint64(d/n.cfg.TickInterval)) }
 	wait := ticks(waitBase) + 2*uint64(n.cfg.ElectionTicks)
-	return &loop{node: n, core: c, wait: wait, reads: readRounds{nextID: firstRound, retry: ticks(readRetry), deadline: wait}}
+	bound := n.cfg.StallTicks
+	if bound == 0 {
+		bound = n.cfg.ElectionTicks
+	}
+	return &loop{node: n, core: c, wait: wait, reads: readRounds{nextID: firstRound, retry: ticks(readRetry), deadline: wait},
+		disk: stall{bound: uint64(bound)}}
 }
 
 // Run runs the loop and the log writer until ctx ends, then returns nil, or until a failure, which it returns. Both
@@ -120,7 +128,9 @@ func (l *loop) takeTurn() error {
 // tick advances raft's clock and ours.
 func (l *loop) tick() {
 	l.now++
+	l.lookAtDisk()
 	l.core.tick()
+	l.handOver()
 	for _, id := range l.reads.due(l.now) {
 		l.node.counters.SlowReadRounds.Add(1)
 		l.core.readIndex(id)
@@ -152,6 +162,10 @@ func (l *loop) accept(in *arrivals) {
 // turn takes what has come in and hands out what follows from it.
 func (l *loop) turn(in *arrivals) error {
 	l.node.counters.Turns.Add(1)
+	if len(in.written) > 0 {
+		l.disk.written(l.now, in.written)
+		l.lookAtDisk()
+	}
 	for _, m := range in.written {
 		if err := l.core.written(m); err != nil {
 			return err
@@ -207,6 +221,7 @@ func (l *loop) handOut(eff effects) {
 		n.cfg.Transport.Send(eff.send)
 	}
 	if len(eff.write) > 0 {
+		l.disk.handed(l.now, eff.write)
 		n.writer.add(eff.write)
 	}
 	for len(n.committed) < cap(n.committed) { // nobody else sends
@@ -238,7 +253,7 @@ func (l *loop) handOut(eff effects) {
 func (l *loop) publish() {
 	c := l.core
 	s := Status{ID: c.id, Lead: c.soft.Lead, Term: c.term, Commit: c.commit, Applied: c.applied.applied,
-		RaftState: c.soft.RaftState, Voters: c.conf.GetVoters(), SoleVoter: c.soleVoterReads()}
+		RaftState: c.soft.RaftState, Voters: c.conf.GetVoters(), SoleVoter: c.soleVoterReads(), DiskStalled: c.stalled}
 	for _, id := range c.conf.GetLearners() {
 		s.IsLearner = s.IsLearner || id == c.id
 	}

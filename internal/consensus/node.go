@@ -57,6 +57,9 @@ type Config struct {
 	ElectionTicks  int // at least HeartbeatTicks+1
 	HeartbeatTicks int // at least 1
 	PreVote        bool
+	// StallTicks is for how long the Log may be silent before this member neither leads nor campaigns if it can be
+	// helped. 0 is ElectionTicks.
+	StallTicks int
 	// AdvanceTicks lets a sole voter campaign at once instead of waiting for an election timeout (etcd's
 	// initial-election-tick-advance).
 	AdvanceTicks bool

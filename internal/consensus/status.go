@@ -20,11 +20,14 @@ type Status struct {
 	// SoleVoter says that a linearizable read needs no round: this member leads, is the only voter, and what was
 	// acknowledged before its term is applied. It must be read before the state is.
 	SoleVoter bool
+
+	// DiskStalled says that the raft log's disk does not come back from a write.
+	DiskStalled bool
 }
 
 func (s *Status) equal(t *Status) bool {
 	return s.Lead == t.Lead && s.Term == t.Term && s.Commit == t.Commit && s.Applied == t.Applied &&
-		s.RaftState == t.RaftState && s.IsLearner == t.IsLearner && s.SoleVoter == t.SoleVoter &&
+		s.RaftState == t.RaftState && s.IsLearner == t.IsLearner && s.SoleVoter == t.SoleVoter && s.DiskStalled == t.DiskStalled &&
 		len(s.Voters) == len(t.Voters) && (len(s.Voters) == 0 || &s.Voters[0] == &t.Voters[0])
 }
 
@@ -40,4 +43,6 @@ type Counters struct {
 	SlowReadRounds   atomic.Uint64 // rounds repeated because no answer came
 	ReadsFailed      atomic.Uint64
 	LeaderChanges    atomic.Uint64 // to a leader: losing one counts only when there is the next, as in etcd
+	DiskStalls       atomic.Uint64 // how often the disk has stalled
+	StallHandOvers   atomic.Uint64 // transfers of leadership begun because of that
 }

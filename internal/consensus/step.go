@@ -84,6 +84,9 @@ type core struct {
 	// not applied. raft logs a warning for each proposal over its bound, so none of those may reach it.
 	uncommitted     uint64
 	uncommittedTerm uint64
+
+	// stalled says that the disk hangs. It is told from outside, where time is.
+	stalled bool
 }
 
 // effects is what follows from a turn, in the order in which it must be taken: status first, then the rest.
@@ -147,7 +150,14 @@ func (c *core) bootstrap(peers []raft.Peer) error {
 	return nil
 }
 
-func (c *core) tick() { c.rn.Tick() }
+// tick advances raft's clock: a leader's always, because the others shall hear from it. Others do not campaign while
+// the disk hangs, so for them time stands still.
+func (c *core) tick() {
+	if c.stalled && c.rn.BasicStatus().RaftState != raft.StateLeader {
+		return
+	}
+	c.rn.Tick()
+}
 
 // maybeCampaign makes a sole voter leader without waiting for an election timeout: there is nobody to hear from. It
 // tries once.
@@ -171,6 +181,12 @@ func (c *core) step(m *raftpb.Message) {
 	if m.GetType() == raftpb.MsgProp {
 		_ = c.offer(m)
 		return
+	}
+	if c.stalled {
+		switch m.GetType() {
+		case raftpb.MsgTimeoutNow, raftpb.MsgPreVoteResp, raftpb.MsgVoteResp:
+			return // it would lead to a campaign, or to office; who leads gives a transfer up
+		}
 	}
 	_ = c.rn.Step(m)
 }
