@@ -56,6 +56,11 @@ func registerMetrics(r prometheus.Registerer, m *Member) error {
 		view(func(v *state.View) float64 { return float64(v.KV.Compacted()) }))
 	gauge("etcd_debugging_auth_revision", "The revision of users and roles.",
 		func() float64 { return float64(m.state.Users().Revision()) })
+	gauge("dolmen_disk_stalled", "Whether the raft log has been waiting for the disk for an election timeout or longer.",
+		func() float64 { return truth(m.cons.Status().DiskStalled) })
+	counter("dolmen_disk_stalls_total", "How often that has happened.", func() float64 { return float64(c.DiskStalls.Load()) })
+	counter("dolmen_disk_stall_handovers_total", "How often this member has begun to hand leadership over because of that.",
+		func() float64 { return float64(c.StallHandOvers.Load()) })
 	registerWatchMetrics(gauge, counter, m)
 	errs = append(errs, m.applier.remover.metrics.register(r))
 	add(m.versions.metric)
