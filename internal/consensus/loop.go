@@ -257,7 +257,14 @@ func (l *loop) publish() {
 	for _, id := range c.conf.GetLearners() {
 		s.IsLearner = s.IsLearner || id == c.id
 	}
-	if old := l.node.status.Load(); old == nil || !s.equal(old) {
+	old := l.node.status.Load()
+	if old != nil {
+		s.Elected = old.Elected
+	}
+	if now := l.node.cfg.Now; now != nil && s.Lead != raft.None && (old == nil || s.Lead != old.Lead) {
+		s.Elected = now()
+	}
+	if old == nil || !s.equal(old) {
 		changed := s // the only allocation, and only of a change
 		l.node.status.Store(&changed)
 	}
@@ -320,6 +327,11 @@ func (l *loop) propose() {
 		p := taken[replaced[i]]
 		bytes -= len(p.Data)
 		kept = append([]waitingProposal{p}, kept...)
+	}
+	for i := range taken {
+		if flag := taken[i].Taken; flag != nil && !slices.Contains(replaced, i) {
+			flag.Store(true)
+		}
 	}
 	count := len(taken) - len(replaced)
 	l.node.counters.Proposed.Add(uint64(count))

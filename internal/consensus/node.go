@@ -69,6 +69,9 @@ type Config struct {
 	// checkpoints, else nothing would ever ask for the next one. 0 is defaultMaxUnflushedBytes.
 	MaxUnflushedBytes uint64
 
+	// Now, if not nil, is the clock of Status.Elected.
+	Now func() time.Time
+
 	Transport Transport // nil for a single member
 	Logger    *zap.Logger
 }
@@ -93,6 +96,9 @@ type Proposal struct {
 	// appeared in time, ErrLeaderChanged if Term is over, ErrStopped. That it is not called says nothing: a leader that loses its office may lose the
 	// entry too.
 	Dropped func(error)
+	// Taken, if not nil, becomes true when raft has taken the proposal, here or on its way to the leader: from then on
+	// it may be in the log.
+	Taken *atomic.Bool
 }
 
 // Node is one member's part in the consensus. All methods may be called by any goroutine and none of them blocks,

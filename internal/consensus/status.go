@@ -2,14 +2,17 @@ package consensus
 
 import (
 	"sync/atomic"
+	"time"
 
 	"go.etcd.io/raft/v3"
 )
 
 // Status is a member's view of the cluster at the end of a turn of the loop.
 type Status struct {
-	ID        uint64
-	Lead      uint64 // 0 if unknown
+	ID   uint64
+	Lead uint64 // 0 if unknown
+	// Elected is when this member learnt of the newest leader, also if that is known no more. Zero before the first.
+	Elected   time.Time
 	Term      uint64
 	Commit    uint64
 	Applied   uint64 // as told by Applied

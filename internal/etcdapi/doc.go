@@ -29,7 +29,7 @@ type Member interface {
 	// Propose hands a request to the log and returns what applying it led to. Its header says in whose name
 	// and gets an ID here. The request must not be changed afterwards. Besides the result's own Err, which says that the request was rejected, an
 	// error says that the outcome is not known or that there was none: ErrTooLarge, consensus.ErrBusy,
-	// ErrTimeout, ErrCanceled, consensus.ErrStopped, or context.DeadlineExceeded without a leader.
+	// ErrTimeout and its kinds, ErrCanceled, consensus.ErrStopped, or context.DeadlineExceeded without a leader.
 	Propose(ctx context.Context, req *etcdserverpb.InternalRaftRequest) (state.Result, error)
 
 	// Compacted returns when the removal that compacting to the revision calls for is complete.

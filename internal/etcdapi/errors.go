@@ -3,6 +3,7 @@ package etcdapi
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
@@ -20,6 +21,10 @@ import (
 var (
 	// ErrTimeout says that the cluster did not decide in time.
 	ErrTimeout = errors.New("etcdapi: request timed out")
+	// ErrTimeoutLeaderFail is an ErrTimeout of a request that may have gone to a leader that was lost.
+	ErrTimeoutLeaderFail = fmt.Errorf("%w, possibly due to previous leader failure", ErrTimeout)
+	// ErrTimeoutConnectionLost is an ErrTimeout of a member that has lost others meanwhile.
+	ErrTimeoutConnectionLost = fmt.Errorf("%w, possibly due to connection lost", ErrTimeout)
 	// ErrTooLarge says that a request is larger than the log takes.
 	ErrTooLarge = errors.New("etcdapi: request is too large")
 	// ErrCanceled says that the client gave up on a write, which may still happen.
@@ -85,6 +90,8 @@ var statuses = []struct{ err, status error }{
 	{consensus.ErrBusy, statusBusy},
 	{consensus.ErrLeaderChanged, rpctypes.ErrGRPCLeaderChanged},
 	{consensus.ErrStopped, rpctypes.ErrGRPCStopped},
+	{ErrTimeoutLeaderFail, rpctypes.ErrGRPCTimeoutDueToLeaderFail}, // before ErrTimeout, which they are too
+	{ErrTimeoutConnectionLost, rpctypes.ErrGRPCTimeoutDueToConnectionLost},
 	{ErrTimeout, rpctypes.ErrGRPCTimeout},
 	{ErrTooLarge, rpctypes.ErrGRPCRequestTooLarge},
 	{ErrCanceled, rpctypes.ErrGRPCCanceled},

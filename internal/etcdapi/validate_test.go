@@ -235,6 +235,8 @@ func TestStatuses(t *testing.T) {
 		{consensus.ErrLeaderChanged, codes.Unavailable, "etcdserver: leader changed"},
 		{consensus.ErrStopped, codes.Unavailable, "etcdserver: server stopped"},
 		{ErrTimeout, codes.Unavailable, "etcdserver: request timed out"},
+		{ErrTimeoutLeaderFail, codes.Unavailable, "etcdserver: request timed out, possibly due to previous leader failure"},
+		{ErrTimeoutConnectionLost, codes.Unavailable, "etcdserver: request timed out, possibly due to connection lost"},
 		{ErrTooLarge, codes.InvalidArgument, "etcdserver: request is too large"},
 		{ErrCanceled, codes.Canceled, "etcdserver: request canceled"},
 		{context.Canceled, codes.Canceled, "context canceled"},
@@ -256,6 +258,6 @@ func TestStatuses(t *testing.T) {
 		})
 	}
 	require.NoError(t, toStatus(nil))
-	require.Len(t, statuses, 46, "a mapping that the table above does not know")
+	require.Len(t, statuses, 48, "a mapping that the table above does not know")
 	require.Equal(t, &pb.AlarmMember{MemberID: 3, Alarm: pb.AlarmType_CORRUPT}, alarmMember(alarm.Alarm{Member: 3, Type: alarm.Corrupt}))
 }

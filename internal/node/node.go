@@ -207,7 +207,7 @@ func (m *Member) openConsensus(c consensus.Config) (err error) {
 	c.HeartbeatTicks = 1
 	c.PreVote = m.cfg.PreVote
 	c.AdvanceTicks = m.cfg.InitialElectionTickAdvance
-	c.Logger = m.lg
+	c.Logger, c.Now = m.lg, time.Now
 	m.cons, err = consensus.Open(c)
 	return err
 }

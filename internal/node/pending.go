@@ -3,6 +3,7 @@ package node
 import (
 	"container/heap"
 	"sync"
+	"sync/atomic"
 
 	"github.com/dolmen-io/dolmen/internal/state"
 )
@@ -10,7 +11,8 @@ import (
 // call is a request of this member on its way through the log. It ends with a result or with an error
 // that says that the request never got there, whichever comes first.
 type call struct {
-	done chan answer
+	done  chan answer
+	taken atomic.Bool // raft has taken it
 }
 
 type answer struct {

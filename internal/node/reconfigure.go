@@ -30,7 +30,7 @@ type operator struct{ *Member }
 // Reconfigure implements etcdapi.Operator.
 func (o operator) Reconfigure(ctx context.Context, c membership.Change) ([]membership.Member, error) {
 	if ctx.Err() != nil {
-		return nil, o.ended(ctx)
+		return nil, o.ended(ctx, time.Now(), false)
 	}
 	context, err := c.Context()
 	if err != nil {
@@ -67,18 +67,19 @@ func (m *Member) progress(ctx context.Context) (map[uint64]uint64, error) {
 		matches map[uint64]uint64
 		err     error
 	}
-	got := make(chan answer, 1)
+	got, begun := make(chan answer, 1), time.Now()
 	m.cons.Progress(func(matches map[uint64]uint64, err error) { got <- answer{matches, err} })
 	select {
 	case a := <-got:
 		return a.matches, a.err
 	case <-ctx.Done():
-		return nil, m.ended(ctx)
+		return nil, m.ended(ctx, begun, true)
 	}
 }
 
 // Matches implements etcdapi.Operator.
 func (o operator) Matches(ctx context.Context) (map[uint64]uint64, error) {
+	begun := time.Now()
 	reached, forget := o.applier.applied.wait(o.cons.Status().Commit)
 	defer forget()
 	timer := time.NewTimer(applyPatience)
@@ -91,7 +92,7 @@ func (o operator) Matches(ctx context.Context) (map[uint64]uint64, error) {
 	case <-o.stopping:
 		return nil, consensus.ErrStopped
 	case <-ctx.Done():
-		return nil, o.ended(ctx)
+		return nil, o.ended(ctx, begun, true)
 	}
 }
 

@@ -39,7 +39,7 @@ func (m *Member) proposeAlarm(ctx context.Context, req *pb.InternalRaftRequest) 
 // propose proposes a request, only in a term that this member leads if term is not 0, and waits for its outcome.
 func (m *Member) propose(ctx context.Context, req *pb.InternalRaftRequest, term uint64) (state.Result, error) {
 	if ctx.Err() != nil {
-		return state.Result{}, m.ended(ctx)
+		return state.Result{}, m.ended(ctx, time.Now(), false)
 	}
 	id := m.ids.Next()
 	if req.Header == nil {
@@ -62,6 +62,8 @@ func (m *Member) decide(ctx context.Context, id uint64, p consensus.Proposal) (s
 	if err != nil {
 		return state.Result{}, err
 	}
+	begun := time.Now()
+	p.Taken = &c.taken
 	p.Dropped = func(err error) {
 		if c := m.pending.remove(id); c != nil {
 			c.finish(answer{err: err})
@@ -75,39 +77,17 @@ func (m *Member) decide(ctx context.Context, id uint64, p consensus.Proposal) (s
 	defer timer.Stop()
 	select {
 	case a := <-c.done:
-		return a.result, m.dropped(a.err)
+		if errors.Is(a.err, consensus.ErrTimeout) {
+			return a.result, m.timeout(begun, false)
+		}
+		return a.result, a.err
 	case <-timer.C:
 		m.pending.remove(id)
-		return state.Result{}, m.timeout()
+		return state.Result{}, m.timeout(begun, c.taken.Load())
 	case <-ctx.Done():
 		m.pending.remove(id)
-		return state.Result{}, m.ended(ctx)
+		return state.Result{}, m.ended(ctx, begun, c.taken.Load())
 	}
-}
-
-// ended returns the error of a write whose client does not wait any more.
-func (m *Member) ended(ctx context.Context) error {
-	if errors.Is(ctx.Err(), context.Canceled) {
-		return etcdapi.ErrCanceled
-	}
-	return m.timeout()
-}
-
-// dropped returns the error of a proposal that never entered the log, as etcd's clients know it.
-func (m *Member) dropped(err error) error {
-	if errors.Is(err, consensus.ErrTimeout) {
-		return m.timeout()
-	}
-	return err
-}
-
-// timeout returns the error of a write that was not decided in time. Without a leader etcd does not even
-// begin, and lets the deadline speak for itself.
-func (m *Member) timeout() error {
-	if m.cons.Status().Lead == 0 {
-		return context.DeadlineExceeded
-	}
-	return etcdapi.ErrTimeout
 }
 
 // Read implements etcdapi.Member.
