@@ -13,6 +13,7 @@ type checks struct {
 	sums      sumCheck
 	data      dataCheck
 	leases    leaseCheck
+	stalls    stallCheck
 }
 
 func newChecks(w *world) checks {
@@ -22,11 +23,18 @@ func newChecks(w *world) checks {
 		sums:      sumCheck{world: w, at: map[uint64]contentSum{}},
 		data:      dataCheck{world: w, seen: map[string][]string{}},
 		leases:    newLeaseCheck(w),
+		stalls:    stallCheck{w},
 	}
 }
 
 // began is told of a member that has opened what is on its disk.
 func (w *world) began(m *member, hs *raftpb.HardState) { w.log.began(m, hs) }
+
+// says is told of each message that a member sends.
+func (w *world) says(m *member, msg *raftpb.Message) {
+	w.log.says(m, msg)
+	w.stalls.says(m, msg)
+}
 
 // leads is told after each turn of a leader.
 func (w *world) leads(m *member, term uint64) { w.log.leads(m, term) }

@@ -29,8 +29,8 @@ type member struct {
 	gone  bool // for ever: it was removed from the cluster
 	// paused is until when the whole machine stands still.
 	paused time.Duration
-	// slowDisk is until when writes take long.
-	slowDisk time.Duration
+	// slowDisk is until when writes take long, hungDisk until when those that begin do not end.
+	slowDisk, hungDisk time.Duration
 	life
 }
 
@@ -62,6 +62,9 @@ type life struct {
 	expiry *lease.Expiry
 
 	turning, writing, applying, removing, flushing bool
+
+	ticks, writingSince uint64 // since the start, and at the begin of the write under way
+	handOvers           uint64 // because of the disk
 
 	waits      []wait // for an applied index
 	pending    map[uint64]func(state.Result, error)
@@ -129,7 +132,7 @@ func (m *member) begin() error {
 		ID: m.id, Log: &m.disk.log, HardState: content.hs, Entries: content.entries, First: content.first,
 		Applied: applied.Index, ConfState: applied.Conf, Bootstrap: m.peers,
 		TickInterval: tickInterval, ElectionTicks: electionTicks, HeartbeatTicks: 1, PreVote: true, AdvanceTicks: true,
-		Transport: carrier{m}, Logger: zap.NewNop(),
+		Transport: carrier{m}, Logger: zap.NewNop(), StallTicks: w.stallTicks(),
 	})
 	if err != nil {
 		return err
@@ -179,6 +182,14 @@ func (m *member) in(d time.Duration, run func()) {
 			m.wake()
 		}
 	})
+}
+
+// stallTicks is from when on members take a disk for stalled: as in internal/node, unless they are broken.
+func (w *world) stallTicks() int {
+	if w.options.breaks.trustDisk {
+		return 1 << 30
+	}
+	return 0
 }
 
 // stop ends a life: what was in memory is gone.
@@ -234,6 +245,7 @@ func (m *member) restart() {
 
 // tick is the ticker of the member's loop, by its own clock.
 func (m *member) tick() {
+	m.ticks++
 	m.did(m.hand.Tick())
 	m.in(time.Duration(float64(tickInterval)/m.speed), m.tick)
 }
@@ -264,7 +276,7 @@ func (m *member) wake() {
 		})
 	}
 	if !m.writing && m.hand.LogWaits() {
-		m.writing = true
+		m.writing, m.writingSince = true, m.ticks
 		m.in(m.diskDelay(), func() {
 			m.writing = false
 			m.did(m.hand.WriteLog())
@@ -287,6 +299,8 @@ func (m *member) wake() {
 func (m *member) diskDelay() time.Duration {
 	w := m.world
 	switch {
+	case w.now < m.hungDisk:
+		return m.hungDisk - w.now
 	case w.now < m.slowDisk && w.chance(10):
 		return w.between(200*time.Millisecond, 3*time.Second)
 	case w.now < m.slowDisk:
@@ -305,6 +319,11 @@ func (m *member) applyDelay() time.Duration {
 // afterTurn looks at what a turn has changed.
 func (m *member) afterTurn() {
 	st := m.node.Status()
+	if n := m.node.Counters().StallHandOvers.Load(); n != m.handOvers {
+		m.handOvers = n
+		m.world.result.HandOvers++
+		m.world.note("%s hands over because its disk hangs", m.name)
+	}
 	if st.RaftState == raft.StateLeader {
 		m.world.leads(m, st.Term)
 	} else if m.primary {

@@ -119,6 +119,11 @@ func (w *world) partition() {
 }
 
 func (w *world) slowDown(m *member) {
+	if w.shape.hangs && w.chance(50) {
+		m.hungDisk = w.now + w.between(500*time.Millisecond, 8*time.Second)
+		w.note("the disk of %s hangs until %v", m.name, m.hungDisk)
+		return
+	}
 	m.slowDisk = w.now + w.between(500*time.Millisecond, 5*time.Second)
 	w.note("the disk of %s is slow until %v", m.name, m.slowDisk)
 }
@@ -151,7 +156,7 @@ func (w *world) heal() {
 	clear(w.net.cut)
 	w.net.loss, w.net.slow, w.net.twin = 0, 0, 0
 	for _, m := range w.members {
-		m.paused, m.slowDisk = 0, 0
+		m.paused, m.slowDisk, m.hungDisk = 0, 0, 0
 		m.restart()
 	}
 }

@@ -41,7 +41,7 @@ type carrier struct{ *member }
 // Send implements consensus.Transport.
 func (c carrier) Send(msgs []*raftpb.Message) {
 	for _, m := range msgs {
-		c.world.log.says(c.member, m)
+		c.world.says(c.member, m)
 		if m.GetType() == raftpb.MsgSnap {
 			c.sendSnapshot(m)
 			continue

@@ -14,6 +14,7 @@ type shape struct {
 	keep       uint64
 	pace       time.Duration // the longest pause between two faults
 	faults     []fault       // each as often as it is likely
+	hangs      bool          // disks that are slow may stand still
 }
 
 func (w *world) drawShape() shape {
@@ -24,6 +25,7 @@ func (w *world) drawShape() shape {
 		flushEvery: pick(w, []int{20, 60, 150}),
 		keep:       pick(w, []uint64{0, 10, 40}),
 		pace:       w.between(1500*time.Millisecond, 6*time.Second),
+		hangs:      w.seed%2 == 0, // not drawn, so that it changes nothing else
 	}
 	for f, most := range faultWeights {
 		least := 1

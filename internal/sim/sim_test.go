@@ -61,12 +61,13 @@ func (r *Result) add(s *Result) {
 	r.Changes += s.Changes
 	r.Watched += s.Watched
 	r.Expired += s.Expired
+	r.HandOvers += s.HandOvers
 }
 
 func (r *Result) short() string {
 	return fmt.Sprintf("%d operations, %d of unknown outcome, %d leaders, %d installs, %d crashes, %d membership changes, "+
-		"%d events watched, %d leases run out, %v simulated", r.Operations, r.Unknown, r.Leaders, r.Installs, r.Crashes, r.Changes,
-		r.Watched, r.Expired, r.Time.Round(time.Second))
+		"%d events watched, %d leases run out, %d hand-overs for a disk, %v simulated", r.Operations, r.Unknown, r.Leaders, r.Installs, r.Crashes, r.Changes,
+		r.Watched, r.Expired, r.HandOvers, r.Time.Round(time.Second))
 }
 
 // TestASeedReplays runs seeds twice: everything that happens is the same.
@@ -119,4 +120,34 @@ func TestStandstillIsNoticed(t *testing.T) {
 	require.Contains(t, w.failure.Text, "anything: not done after 10s: ")
 	require.Zero(t, w.result.Leaders)
 	require.Contains(t, w.failure.Text, "m1 State")
+}
+
+// TestLeaderWhoseDiskHangs hands over to members whose disks do not, and is one of them again later.
+func TestLeaderWhoseDiskHangs(t *testing.T) {
+	defer replaceEntropy(1)()
+	w := newWorld(Options{Seed: 1})
+	require.NoError(t, w.start())
+	w.shape.faults = []fault{-1} // nothing else goes wrong
+	leader := func() *member {
+		for _, m := range w.members {
+			if m.up && m.primary {
+				return m
+			}
+		}
+		return nil
+	}
+	w.until(time.Minute, "a leader", func() bool { return leader() != nil })
+	was := leader()
+	term := was.node.Status().Term
+	was.hungDisk = w.now + time.Minute
+	w.until(10*electionTimeout, "another leader", func() bool { return leader() != nil && leader() != was })
+	require.Nil(t, w.failure)
+	require.Equal(t, 1, w.result.HandOvers)
+	require.Equal(t, term+1, leader().node.Status().Term)
+	done := w.result.Operations + 100
+	w.until(30*time.Second, "work without it", func() bool { return w.result.Operations >= done })
+	require.True(t, was.node.Status().DiskStalled)
+	w.settle()
+	w.finish()
+	require.Nil(t, w.failure)
 }

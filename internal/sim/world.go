@@ -32,6 +32,7 @@ type breaks struct {
 	bitRot          bool     // the engine of one member changes by itself
 	lazyInstall     bool     // the record of an installed snapshot waits for a hard state that somebody syncs
 	forgetInstalled bool     // the log does not record an installed snapshot
+	trustDisk       bool     // nobody notices that a disk hangs
 }
 
 // What a seed has to do before it is done.
@@ -68,6 +69,7 @@ type Result struct {
 	Changes    int // of the membership
 	Watched    int // events that watchers received
 	Expired    int // leases
+	HandOvers  int // begun because a leader's disk hung
 	Digest     uint64
 	Trace      []string
 }
