@@ -61,6 +61,10 @@ func registerMetrics(r prometheus.Registerer, m *Member) error {
 	counter("dolmen_disk_stalls_total", "How often that has happened.", func() float64 { return float64(c.DiskStalls.Load()) })
 	counter("dolmen_disk_stall_handovers_total", "How often this member has begun to hand leadership over because of that.",
 		func() float64 { return float64(c.StallHandOvers.Load()) })
+	if m.network != nil {
+		counter("dolmen_snapshots_refused_total", "Snapshots of other members that were damaged or not what their message says.",
+			func() float64 { return float64(m.network.incoming.refused.Load()) })
+	}
 	registerWatchMetrics(gauge, counter, m)
 	errs = append(errs, m.applier.remover.metrics.register(r))
 	add(m.versions.metric)

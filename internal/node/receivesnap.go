@@ -4,15 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
 	"github.com/dolmen-io/dolmen/internal/consensus"
 	"github.com/dolmen-io/dolmen/internal/engine"
 	"github.com/dolmen-io/dolmen/internal/interchange"
+	"github.com/dolmen-io/dolmen/internal/peer"
 	"github.com/dolmen-io/dolmen/internal/state"
 )
 
@@ -42,6 +46,8 @@ type incoming struct {
 	slot   chan struct{}
 	ctx    context.Context
 	cancel context.CancelFunc
+	// refused counts snapshots that were not taken in.
+	refused atomic.Uint64
 
 	mu struct {
 		sync.Mutex
@@ -169,9 +175,11 @@ func (n *network) ReceiveSnapshot(ctx context.Context, m *raftpb.Message, path s
 		if in.count() >= maxIncoming {
 			return fmt.Errorf("%w: %d wait to be taken up", errSnapshot, maxIncoming)
 		}
-		eng, err := n.importSnapshot(meta, path)
+		eng, err := n.takeIn(m, path)
 		if err != nil {
-			n.lg.Warn("a snapshot of another member is refused; what this member holds stays as it is", zap.Error(err))
+			in.refused.Add(1)
+			n.lg.Warn("a snapshot of another member is refused; what this member holds stays as it is",
+				zap.Stringer("remote-peer-id", types.ID(m.GetFrom())), zap.Uint64("snapshot-index", index), zap.Error(err))
 			return err
 		}
 		in.keep(index, eng)
@@ -199,6 +207,48 @@ func (n *network) judge(ctx context.Context, index uint64) error {
 	return nil
 }
 
+// takeIn checks a snapshot's file against its message and makes an engine of it.
+func (n *network) takeIn(m *raftpb.Message, path string) (engine.Engine, error) {
+	if err := checkSum(n.incoming.ctx, m.GetSnapshot().GetData(), path); err != nil {
+		return nil, err
+	}
+	return n.importSnapshot(m.GetSnapshot().GetMetadata(), path)
+}
+
+// checkSum compares a file with the checksum in its message. One without is of an etcd member, whose file tells less of
+// itself: what its pages and records say must fit.
+func checkSum(ctx context.Context, data []byte, path string) error {
+	want, found, err := peer.Sum(data)
+	if err != nil || !found {
+		return err
+	}
+	got, err := sumOf(ctx, path)
+	if err == nil && got != want {
+		err = fmt.Errorf("%w: its SHA-256 is %x, its message says %x; it was damaged on its way", errSnapshot, got, want)
+	}
+	return err
+}
+
+// checkContents compares what a snapshot holds with what its message says of it.
+func checkContents(meta *raftpb.SnapshotMetadata, c *interchange.Contents) error {
+	switch {
+	case c.Index != meta.GetIndex(), c.Term != meta.GetTerm():
+		return fmt.Errorf("%w: its message says index %d of term %d, its database %d of %d", errSnapshot,
+			meta.GetIndex(), meta.GetTerm(), c.Index, c.Term)
+	case c.Members == 0:
+		return fmt.Errorf("%w: it knows no member", errSnapshot)
+	case !sameIDs(meta.GetConfState().GetVoters(), c.Conf.GetVoters()),
+		!sameIDs(meta.GetConfState().GetLearners(), c.Conf.GetLearners()):
+		return fmt.Errorf("%w: its message says voters %x and learners %x, its database has voters %x and learners %x", errSnapshot,
+			meta.GetConfState().GetVoters(), meta.GetConfState().GetLearners(), c.Conf.GetVoters(), c.Conf.GetLearners())
+	}
+	return nil
+}
+
+func sameIDs(a, b []uint64) bool {
+	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
+}
+
 // importSnapshot checks a file and makes an engine of it.
 func (n *network) importSnapshot(meta *raftpb.SnapshotMetadata, path string) (_ engine.Engine, err error) {
 	in, begun, index := n.incoming, time.Now(), meta.GetIndex()
@@ -223,12 +273,8 @@ func (n *network) importSnapshot(meta *raftpb.SnapshotMetadata, path string) (_ 
 			}
 		},
 	})
-	if err == nil && (contents.Index != index || contents.Term != meta.GetTerm()) {
-		err = fmt.Errorf("%w: its message says index %d of term %d, its database %d of %d", errSnapshot,
-			index, meta.GetTerm(), contents.Index, contents.Term)
-	}
-	if err == nil && contents.Members == 0 {
-		err = fmt.Errorf("%w: it knows no member", errSnapshot)
+	if err == nil {
+		err = checkContents(meta, contents)
 	}
 	if err == nil {
 		err = in.disk.settleSide(index)

@@ -2,8 +2,10 @@ package node
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -201,15 +203,21 @@ func (n *network) export(ctx context.Context, path string) (snapshot *raftpb.Sna
 		if err != nil {
 			return err
 		}
-		data, err := encodeMembers(table.Snapshot())
-		if err != nil {
+		if size, err = interchange.Export(ctx, sn, path); err != nil {
 			return err
+		}
+		sum, err := sumOf(ctx, path)
+		if err != nil {
+			return errors.Join(err, os.Remove(path))
+		}
+		data, err := encodeMembers(table.Snapshot(), sum)
+		if err != nil {
+			return errors.Join(err, os.Remove(path))
 		}
 		snapshot = &raftpb.Snapshot{Data: data, Metadata: &raftpb.SnapshotMetadata{
 			Index: &at.Index, Term: &at.Term, ConfState: proto.Clone(at.Conf).(*raftpb.ConfState),
 		}}
-		size, err = interchange.Export(ctx, sn, path)
-		return err
+		return nil
 	})
 	if err != nil {
 		return nil, 0, fmt.Errorf("make a file of the data: %w", err)
@@ -217,11 +225,39 @@ func (n *network) export(ctx context.Context, path string) (snapshot *raftpb.Sna
 	return snapshot, size, nil
 }
 
-// encodeMembers is a view of the membership as the message of a snapshot holds it.
-func encodeMembers(v *membership.View) ([]byte, error) {
+// sumOf reads a file for its SHA-256. It ends with ctx.
+func sumOf(ctx context.Context, path string) (sum [sha256.Size]byte, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return sum, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	h := sha256.New()
+	if _, err := io.Copy(h, &bounded{ctx: ctx, r: f}); err != nil {
+		return sum, fmt.Errorf("take the checksum of %s: %w", path, err)
+	}
+	return [sha256.Size]byte(h.Sum(nil)), nil
+}
+
+// bounded is a reader that ends with ctx.
+type bounded struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+// Read implements io.Reader.
+func (b *bounded) Read(p []byte) (int, error) {
+	if err := b.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return b.r.Read(p)
+}
+
+// encodeMembers is a view of the membership, with the checksum of the data, as the message of a snapshot holds it.
+func encodeMembers(v *membership.View, sum [sha256.Size]byte) ([]byte, error) {
 	var records []peer.Record
 	for _, m := range v.Members() {
 		records = append(records, peer.Record{ID: m.ID, PeerURLs: m.PeerURLs, IsLearner: m.IsLearner, Name: m.Name, ClientURLs: m.ClientURLs})
 	}
-	return peer.Membership(records, v.RemovedIDs(), v.Version())
+	return peer.Membership(records, v.RemovedIDs(), v.Version(), sum)
 }

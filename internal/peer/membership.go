@@ -1,7 +1,10 @@
 package peer
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -33,6 +36,14 @@ type v2Store struct {
 	Root           *storeNode
 	CurrentIndex   uint64
 	CurrentVersion int
+	// Dolmen is what only members of our kind write and read: etcd's leave out what they do not know, and keep a store
+	// of their own making.
+	Dolmen *extras `json:",omitempty"`
+}
+
+// extras is what the message of a snapshot says of the database that follows.
+type extras struct {
+	SHA256 string // of the whole file, in hexadecimal
 }
 
 const (
@@ -64,9 +75,10 @@ func (s *v2Store) set(key, value string) {
 }
 
 // Membership encodes who the members are, who was removed, and the cluster's version, as etcd's members expect it in
-// the message of a snapshot: a v2 store with the keys below /0.
-func Membership(members []Record, removed []uint64, version string) ([]byte, error) {
-	s := &v2Store{Root: newDirectory("/"), CurrentVersion: storeVersion}
+// the message of a snapshot: a v2 store with the keys below /0. sum is the SHA-256 of the database that goes with the
+// message, which etcd's members do not notice.
+func Membership(members []Record, removed []uint64, version string, sum [sha256.Size]byte) ([]byte, error) {
+	s := &v2Store{Root: newDirectory("/"), CurrentVersion: storeVersion, Dolmen: &extras{SHA256: hex.EncodeToString(sum[:])}}
 	s.Root.Children["0"], s.Root.Children["1"] = newDirectory("/0"), newDirectory("/1")
 	for _, m := range members {
 		at := path.Join("/0/members", types.ID(m.ID).String())
@@ -101,4 +113,24 @@ func Membership(members []Record, removed []uint64, version string) ([]byte, err
 		return nil, fmt.Errorf("peer: encode the membership: %w", err)
 	}
 	return b, nil
+}
+
+// ErrMessage says that what the message of a snapshot tells cannot be read.
+var ErrMessage = errors.New("peer: the message of the snapshot is damaged")
+
+// Sum returns the SHA-256 that a message of Membership tells. found is false if there is none, as in those of etcd's
+// members: ours always write one, so its absence says whose message it is.
+func Sum(data []byte) (sum [sha256.Size]byte, found bool, err error) {
+	var s struct{ Dolmen *extras }
+	if err := json.Unmarshal(data, &s); err != nil {
+		return sum, false, fmt.Errorf("%w: %w", ErrMessage, err)
+	}
+	if s.Dolmen == nil {
+		return sum, false, nil
+	}
+	b, err := hex.DecodeString(s.Dolmen.SHA256)
+	if err != nil || len(b) != len(sum) {
+		return sum, true, fmt.Errorf("%w: %.80q is no SHA-256", ErrMessage, s.Dolmen.SHA256)
+	}
+	return [sha256.Size]byte(b), true, nil
 }

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"testing"
 
@@ -11,7 +12,7 @@ func TestMembership(t *testing.T) {
 	b, err := Membership([]Record{
 		{ID: 10, PeerURLs: []string{"http://a:1"}, Name: "a", ClientURLs: []string{"http://a:2"}},
 		{ID: 11, PeerURLs: []string{"http://b:1"}, IsLearner: true},
-	}, []uint64{12}, "3.7.0")
+	}, []uint64{12}, "3.7.0", [sha256.Size]byte{1, 2})
 	require.NoError(t, err)
 	var s v2Store
 	require.NoError(t, json.Unmarshal(b, &s))
@@ -38,4 +39,22 @@ func TestMembership(t *testing.T) {
 		"/0/version":                  "3.7.0",
 	}, got)
 	require.NotNil(t, s.Root.Children["1"], "etcd has this directory too")
+}
+
+func TestSum(t *testing.T) {
+	want := sha256.Sum256([]byte("a file"))
+	b, err := Membership(nil, nil, "", want)
+	require.NoError(t, err)
+	got, found, err := Sum(b)
+	require.NoError(t, err)
+	require.True(t, found)
+	require.Equal(t, want, got)
+
+	_, found, err = Sum([]byte(`{"Root":{"Path":"/"},"Stats":{"getSuccess":1},"CurrentVersion":2}`))
+	require.NoError(t, err)
+	require.False(t, found, "etcd writes none")
+	for _, text := range []string{"", "{", `{"Dolmen":{}}`, `{"Dolmen":{"SHA256":"00"}}`, `{"Dolmen":{"SHA256":"zz"}}`, `{"Dolmen":1}`} {
+		_, _, err := Sum([]byte(text))
+		require.ErrorIs(t, err, ErrMessage, text)
+	}
 }
