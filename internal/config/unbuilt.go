@@ -30,8 +30,6 @@ func unbuilt() map[string]string {
 		"discovery-srv":                      noDiscovery,
 		"discovery-srv-name":                 noDiscovery,
 
-		"force-new-cluster": "making one member a new cluster is not built",
-
 		"enable-distributed-tracing":        noTracing,
 		"distributed-tracing-address":       noTracing,
 		"distributed-tracing-service-name":  noTracing,

@@ -23,6 +23,7 @@ type origin struct {
 	id        identity
 	founders  []membership.Member
 	consensus consensus.Config
+	reopened  bool // the log was there before
 }
 
 // openLog opens the raft log, or makes it for a member of a new cluster or for one that joins, and returns what the
@@ -68,7 +69,7 @@ func reopenLog(cfg *config.Config, d disk, applied state.Applied, members []memb
 	if err != nil {
 		return origin{}, err
 	}
-	o := origin{id: identity{member: restored.Metadata.NodeID, cluster: restored.Metadata.ClusterID}}
+	o := origin{reopened: true, id: identity{member: restored.Metadata.NodeID, cluster: restored.Metadata.ClusterID}}
 	o.consensus = consensus.Config{
 		ID: o.id.member, Log: log, HardState: restored.HardState, Entries: restored.Entries,
 		First:     consensus.First{Index: restored.Mark.Index, Term: restored.Mark.Term},

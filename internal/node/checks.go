@@ -85,6 +85,9 @@ func (m *Member) checkInitially(ctx context.Context) error {
 	if !m.cfg.FeatureGates.Enabled(config.GateInitialCorruptCheck) || m.state.Applied().Index == 0 {
 		return nil
 	}
+	if m.cfg.ForceNewCluster {
+		return nil // whatever others hold, this member goes on without them
+	}
 	defer m.peers.questions.client.CloseIdleConnections()
 	err := corruption.New(m.lg, compared{m}).Initial(ctx)
 	if err != nil {

@@ -38,12 +38,14 @@ type network struct {
 	// founders are the members that this one knew before its log said so: those of a new cluster, or those who let
 	// it join; without those of whom the log has told.
 	founders []membership.Member
+	// dropped are members that --force-new-cluster removes; they are not to be heard before the log says so either.
+	dropped  []uint64
 	outgoing *outgoing
 	incoming *incoming
 }
 
 // openNetwork makes the connections' machinery. It connects to nobody.
-func (m *Member) openNetwork(founders []membership.Member) error {
+func (m *Member) openNetwork(founders []membership.Member, dropped []uint64) error {
 	dir := filepath.Join(memberDirectory(m.cfg), receivedDir)
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, fileutil.PrivateDirMode)); err != nil {
 		return fmt.Errorf("make a directory for snapshots of other members: %w", err)
@@ -54,7 +56,7 @@ func (m *Member) openNetwork(founders []membership.Member) error {
 	}
 	n := &network{
 		questions: newQuestions(m.patience, m.front.peerTLS, maxAnswer),
-		m:         m, lg: m.lg, founders: slices.Clone(founders), outgoing: newOutgoing(), incoming: newIncoming(m.lg, beside),
+		m:         m, lg: m.lg, founders: slices.Clone(founders), dropped: dropped, outgoing: newOutgoing(), incoming: newIncoming(m.lg, beside),
 	}
 	info, err := m.front.peerTLSInfo(m.cfg)
 	if err != nil {
@@ -113,7 +115,9 @@ func (n *network) follow(v *membership.View) error {
 		urls[m.ID] = m.PeerURLs
 	}
 	for _, m := range v.Members() {
-		urls[m.ID] = m.PeerURLs
+		if !slices.Contains(n.dropped, m.ID) {
+			urls[m.ID] = m.PeerURLs
+		}
 	}
 	err := n.transport.Set(urls)
 	if errors.Is(err, peer.ErrStopped) {
@@ -186,7 +190,7 @@ func (n *network) Step(ctx context.Context, m *raftpb.Message) error {
 func (n *network) Removed(id uint64) bool {
 	v := n.m.state.View()
 	defer v.Release()
-	return v.Members.Removed(id)
+	return v.Members.Removed(id) || slices.Contains(n.dropped, id)
 }
 
 // ReportUnreachable implements peer.Receiver.

@@ -178,9 +178,16 @@ func (m *Member) open(ctx context.Context, disk opener) (err error) {
 		return err
 	}
 	m.id, m.log = from.id, from.consensus.Log
+	var dropped []uint64
+	if m.cfg.ForceNewCluster && from.reopened {
+		if from.consensus, dropped, err = m.forceAlone(from.consensus); err != nil {
+			return err
+		}
+		from.founders = nil
+	}
 	m.logged = lastIndex(from.consensus.Entries)
 	if m.others == nil {
-		if err := m.openNetwork(from.founders); err != nil {
+		if err := m.openNetwork(from.founders, dropped); err != nil {
 			return err
 		}
 		from.consensus.Transport = m.network.transport
