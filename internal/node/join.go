@@ -40,26 +40,31 @@ func (n *newcomer) asking(patience time.Duration) *questions {
 
 // existing says who this member is in the cluster that it is to join, and who the others are. It must have been added
 // before.
-func (n *newcomer) existing(ctx context.Context, members []membership.Member, self membership.Member) (identity, []membership.Member, error) {
-	there, cluster, err := n.findCluster(ctx, otherURLs(members, self.Name))
+func (n *newcomer) existing(ctx context.Context, told founders) (identity, []membership.Member, error) {
+	there, err := n.findCluster(ctx, told)
 	if err != nil {
 		return identity{}, nil, fmt.Errorf("cannot fetch cluster info from peer urls: %w", err)
 	}
-	id, err := n.match(ctx, members, self, there)
+	self, err := n.match(ctx, told, there)
 	if err != nil {
-		return identity{}, nil, fmt.Errorf("error validating peerURLs %s: %w", describe(there), err)
+		return identity{}, nil, fmt.Errorf("error validating peerURLs %s: %w", there.list(), err)
 	}
-	if !n.compatible(ctx, there, id) {
-		return identity{}, nil, errors.New("incompatible with current running cluster: no member of it could be asked for its version, " +
-			"or its version is not one that this program serves (" + serverVersion + ")")
+	if self.Started() {
+		return identity{}, nil, bootstrapped(self, there.url)
 	}
-	return identity{member: id, cluster: cluster}, there, nil
+	if learners := there.learners(); learners > n.cfg.MaxLearners {
+		return identity{}, nil, tooManyLearners(learners, n.cfg.MaxLearners)
+	}
+	if err := n.compatible(ctx, there.members, self.ID); err != nil {
+		return identity{}, nil, fmt.Errorf("incompatible with current running cluster: %w", err)
+	}
+	return identity{member: self.ID, cluster: there.id}, there.members, nil
 }
 
-// otherURLs are the peer URLs of all members but one, in order.
-func otherURLs(members []membership.Member, name string) (urls []string) {
-	for _, m := range members {
-		if m.Name != name {
+// otherURLs are the peer URLs of all members but this one, in order.
+func (f founders) otherURLs() (urls []string) {
+	for _, m := range f.members {
+		if m.ID != f.self.ID {
 			urls = append(urls, m.PeerURLs...)
 		}
 	}
@@ -67,49 +72,58 @@ func otherURLs(members []membership.Member, name string) (urls []string) {
 	return urls
 }
 
-func (n *newcomer) findCluster(ctx context.Context, urls []string) ([]membership.Member, uint64, error) {
+func (n *newcomer) findCluster(ctx context.Context, told founders) (found, error) {
+	const none = "could not retrieve cluster information from the given URLs"
+	urls := told.otherURLs()
+	if len(urls) == 0 {
+		return found{}, fmt.Errorf("%s: --initial-cluster=%s has this member alone; add one that runs", none, told)
+	}
+	var reasons []error
 	for _, url := range urls {
-		members, cluster, err := n.asking(joinPatience).membersOf(ctx, url)
+		there, err := n.whoIsAt(ctx, url, joinPatience)
 		if err != nil {
 			n.lg.Warn("failed to get cluster response", zap.String("address", url+"/members"), zap.Error(err))
+			reasons = append(reasons, err)
 			continue
 		}
-		if len(members) == 0 {
-			return nil, 0, fmt.Errorf("failed to get raft cluster member(s) from the given URLs: %s knows no member", url)
+		if len(there.members) == 0 {
+			return found{}, fmt.Errorf("failed to get raft cluster member(s) from the given URLs: %s knows no member yet; try again", url)
 		}
-		return members, cluster, nil
+		return there, nil
 	}
-	return nil, 0, errors.New("could not retrieve cluster information from the given URLs")
+	return found{}, fmt.Errorf("%s: no other member of --initial-cluster=%s has answered; start one, or correct the URLs: %w",
+		none, told, errors.Join(reasons...))
 }
 
-// match compares the members that this one was told of with those of the cluster, by their peer URLs, and returns the
-// ID that this member has there.
-func (n *newcomer) match(ctx context.Context, told []membership.Member, self membership.Member, there []membership.Member) (id uint64, err error) {
-	if len(told) != len(there) {
-		return 0, fmt.Errorf("member count is unequal: the cluster has %d members, --initial-cluster %d", len(there), len(told))
+// match compares the members that this one was told of with those of the cluster, by their peer URLs, and returns this
+// member as it is known there.
+func (n *newcomer) match(ctx context.Context, told founders, there found) (self membership.Member, err error) {
+	if len(told.members) != len(there.members) {
+		return self, fmt.Errorf("member count is unequal: %s says that the cluster has %d members, --initial-cluster has %d: %s",
+			there.url, len(there.members), len(told.members), there.difference(told))
 	}
 	ctx, cancel := context.WithTimeout(ctx, resolvePatience)
 	defer cancel()
-	for _, m := range there {
+	for _, m := range there.members {
 		var reason error
-		at := slices.IndexFunc(told, func(t membership.Member) bool {
+		at := slices.IndexFunc(told.members, func(t membership.Member) bool {
 			same, err := netutil.URLStringsEqual(ctx, n.lg, sorted(m.PeerURLs), t.PeerURLs)
 			reason = err
 			return same
 		})
 		if at < 0 {
-			return 0, fmt.Errorf("unmatched member while checking PeerURLs: no match found for existing member (%s, %s), last resolver error (%w)",
-				types.ID(m.ID), strings.Join(m.PeerURLs, ","), errors.Join(reason))
+			return self, fmt.Errorf("unmatched member while checking PeerURLs: no match found for existing member (%s, %v), "+
+				"last resolver error (%v), as %s tells: %s", types.ID(m.ID), m.PeerURLs, reason, there.url, there.difference(told))
 		}
-		if told[at].Name == self.Name {
-			id = m.ID
+		if told.members[at].Name == told.self.Name {
+			self = m
 		}
 	}
-	if id == 0 {
-		return 0, fmt.Errorf("unmatched member while checking PeerURLs: %s=%s is no member of the cluster",
-			self.Name, strings.Join(self.PeerURLs, ","))
+	if self.ID == 0 {
+		return self, fmt.Errorf("unmatched member while checking PeerURLs: %s says that %s=%s is no member of the cluster: %s",
+			there.url, told.self.Name, strings.Join(told.self.PeerURLs, ","), there.difference(told))
 	}
-	return id, nil
+	return self, nil
 }
 
 func sorted(urls []string) []string {
@@ -118,17 +132,11 @@ func sorted(urls []string) []string {
 	return urls
 }
 
-func describe(members []membership.Member) string {
-	var texts []string
-	for _, m := range members {
-		texts = append(texts, types.ID(m.ID).String()+"="+strings.Join(m.PeerURLs, ","))
-	}
-	return "[" + strings.Join(texts, " ") + "]"
-}
-
-// compatible reports whether this program may be a member of the cluster: by what at least one member says of its
-// version, and none contradicts.
-func (n *newcomer) compatible(ctx context.Context, members []membership.Member, self uint64) (known bool) {
+// compatible refuses to join a cluster of a version that this program does not serve: by what at least one member says
+// of it, and none contradicts.
+func (n *newcomer) compatible(ctx context.Context, members []membership.Member, self uint64) error {
+	var reasons []error
+	known := false
 	for _, m := range members {
 		if m.ID == self {
 			continue
@@ -136,35 +144,36 @@ func (n *newcomer) compatible(ctx context.Context, members []membership.Member, 
 		_, cluster, err := n.asking(foundPatience).versionsOf(ctx, m.PeerURLs)
 		if err != nil {
 			n.lg.Warn("failed to get version of a member", zap.Stringer("remote-member-id", types.ID(m.ID)), zap.Error(err))
+			reasons = append(reasons, fmt.Errorf("%s: %w", nameOf(m), err))
 			continue
 		}
 		if cluster == "not_decided" {
+			reasons = append(reasons, fmt.Errorf("%s says that the cluster has not decided its version yet", nameOf(m)))
 			continue
 		}
 		if !membership.Serves(serverVersion, cluster) {
-			n.lg.Warn("the cluster has a version that this member does not serve", zap.String("cluster-version", cluster),
-				zap.String("local-member-server-version", serverVersion))
-			return false
+			return fmt.Errorf("%s says that the cluster has version %s, which this program of version %s does not serve; "+
+				"use a program of that version, or downgrade the cluster first", nameOf(m), cluster, serverVersion)
 		}
 		known = true
 	}
-	return known
+	if known {
+		return nil
+	}
+	return fmt.Errorf("no member of it could be asked for its version, which must be one that this program of version %s serves; "+
+		"try again when one runs: %w", serverVersion, errors.Join(reasons...))
 }
 
-// checkNew refuses to found a cluster in which this member has run before: the others remember what it has forgotten.
-func (n *newcomer) checkNew(ctx context.Context, members []membership.Member, self membership.Member) error {
-	for _, url := range otherURLs(members, self.Name) {
-		there, _, err := n.asking(foundPatience).membersOf(ctx, url)
+// checkNew refuses to found a cluster where one of the others is in it already, or in another one.
+func (n *newcomer) checkNew(ctx context.Context, told founders) error {
+	for _, url := range told.otherURLs() {
+		there, err := n.whoIsAt(ctx, url, foundPatience)
 		if err != nil {
 			continue // it has not begun, as usual
 		}
-		for _, m := range there {
-			if m.ID == self.ID && len(m.ClientURLs) > 0 {
-				return fmt.Errorf("member %s has already been bootstrapped: %s knows it; if its data is lost, remove it from the cluster, "+
-					"add it again and start it with --initial-cluster-state=existing", types.ID(self.ID), url)
-			}
+		if err := there.admits(told, n.cfg.InitialClusterToken); err != nil {
+			return err
 		}
-		return nil
 	}
 	return nil
 }

@@ -323,7 +323,7 @@ func TestJoinRefused(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 	cfg.InitialClusterState, cfg.InitialCluster = config.ClusterExisting, f.cluster()
-	fails("member count is unequal: the cluster has 1 members, --initial-cluster 2")
+	fails("says that the cluster has 1 members, --initial-cluster has 2")
 	now := time.Now()
 	m := membership.NewMember("", []string{"http://127.0.0.1:1"}, "x", true, &now)
 	_, err := operator{f.members[0]}.Reconfigure(t.Context(), membership.Change{Kind: membership.AddLearnerNode, ID: m.ID, Member: m})

@@ -178,6 +178,11 @@ func (m *Member) open(ctx context.Context, disk opener) (err error) {
 		return err
 	}
 	m.id, m.log = from.id, from.consensus.Log
+	if from.reopened {
+		if err := m.checkRestarted(); err != nil {
+			return err
+		}
+	}
 	var dropped []uint64
 	if m.cfg.ForceNewCluster && from.reopened {
 		if from.consensus, dropped, err = m.forceAlone(from.consensus); err != nil {

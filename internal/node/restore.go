@@ -55,7 +55,10 @@ const (
 // What is made is what etcd makes: the raft log begins with an entry for each initial member, in the order of
 // their IDs, and the data is at the last of them, so members restored by either program form one cluster.
 func Restore(ctx context.Context, cfg *config.Config, opts RestoreOptions, lg *zap.Logger) (_ *interchange.Contents, err error) {
-	members, self, err := initialMembers(cfg)
+	told, err := initialMembers(cfg)
+	if err == nil {
+		err = told.check(ctx, cfg, lg)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +76,7 @@ func Restore(ctx context.Context, cfg *config.Config, opts RestoreOptions, lg *z
 			return nil, err
 		}
 	}
-	r := &restore{cfg: cfg, lg: lg, opts: opts, members: members, self: self}
+	r := &restore{cfg: cfg, lg: lg, opts: opts, members: told.members, self: told.self}
 	if err := r.begin(); err != nil {
 		return nil, err
 	}

@@ -91,7 +91,7 @@ func TestRestoreCluster(t *testing.T) {
 	cfg.AdvertisePeerURLs = []url.URL{{Scheme: "http", Host: "b:1"}}
 	_, err := Restore(t.Context(), cfg, RestoreOptions{Snapshot: file, BumpRevision: 100}, zap.NewNop())
 	require.NoError(t, err)
-	members, self, err := initialMembers(cfg)
+	told, err := initialMembers(cfg)
 	require.NoError(t, err)
 	d := &directory{lg: zap.NewNop(), member: memberDirectory(cfg), wal: walDirectory(cfg), engine: cfg.StorageEngine}
 	require.NoError(t, d.checkFormat())
@@ -110,7 +110,7 @@ func TestRestoreCluster(t *testing.T) {
 	log, restored, err := wal.Open(zap.NewNop(), d.wal, 0, wal.Options{})
 	require.NoError(t, err)
 	require.NoError(t, log.Close())
-	require.Equal(t, wal.Metadata{NodeID: self.ID, ClusterID: membership.ClusterID(members)}, restored.Metadata)
+	require.Equal(t, wal.Metadata{NodeID: told.self.ID, ClusterID: membership.ClusterID(told.members)}, restored.Metadata)
 	require.Equal(t, []uint64{1, at.Conf.GetVoters()[0], 3},
 		[]uint64{restored.HardState.GetTerm(), restored.HardState.GetVote(), restored.HardState.GetCommit()})
 	require.Len(t, restored.Entries, 3)
@@ -149,11 +149,11 @@ func TestFailedRestoresLeaveNothing(t *testing.T) {
 		"interrupted":        {ctx: canceled, is: context.Canceled},
 		"not in the cluster": {change: func(cfg *config.Config) { cfg.Name = "other" }, want: `couldn't find local name "other"`},
 		"other peer URLs": {change: func(cfg *config.Config) {
-			cfg.AdvertisePeerURLs = []url.URL{{Scheme: "http", Host: "x:1"}}
-		}, want: "but --initial-advertise-peer-urls is http://x:1"},
+			cfg.AdvertisePeerURLs = []url.URL{{Scheme: "http", Host: "127.0.0.1:1"}}
+		}, want: "but missing from --initial-advertise-peer-urls=http://127.0.0.1:1"},
 		"same URLs twice": {change: func(cfg *config.Config) {
 			cfg.Name, cfg.InitialCluster, cfg.AdvertisePeerURLs = "a", "a=http://a:1,b=http://a:1", []url.URL{{Scheme: "http", Host: "a:1"}}
-		}, is: membership.ErrExists},
+		}, want: "has duplicate url"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := quietConfig(t, config.EnginePebble)
@@ -231,9 +231,9 @@ func TestRestoreKeepsWholeMember(t *testing.T) {
 	file, err := interchange.Open(t.Context(), saved(t))
 	require.NoError(t, err)
 	defer func() { require.NoError(t, file.Close()) }()
-	members, self, err := initialMembers(cfg)
+	told, err := initialMembers(cfg)
 	require.NoError(t, err)
-	r := &restore{cfg: cfg, lg: zap.NewNop(), members: members, self: self}
+	r := &restore{cfg: cfg, lg: zap.NewNop(), members: told.members, self: told.self}
 	require.NoError(t, r.begin())
 	_, err = r.build(t.Context(), file)
 	require.NoError(t, err)
