@@ -66,6 +66,9 @@ func registerMetrics(r prometheus.Registerer, m *Member) error {
 			func() float64 { return float64(m.network.incoming.refused.Load()) })
 	}
 	registerWatchMetrics(gauge, counter, m)
+	if m.network != nil {
+		registerStrangerMetrics(add, m)
+	}
 	errs = append(errs, m.applier.remover.metrics.register(r))
 	add(m.versions.metric)
 	constant := func(name, label, value string) {
@@ -99,4 +102,17 @@ func truth(b bool) float64 {
 		return 1
 	}
 	return 0
+}
+
+// registerStrangerMetrics counts what went between this member and members of other clusters.
+func registerStrangerMetrics(add func(prometheus.Collector), m *Member) {
+	direction := func(name string, value func(received, sent uint64) uint64) {
+		add(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name:        "dolmen_network_cluster_id_mismatches_total",
+			Help:        "Requests between members that were refused because of the cluster's ID: received from another cluster, or sent to one.",
+			ConstLabels: prometheus.Labels{"direction": name},
+		}, func() float64 { return float64(value(m.network.transport.Strangers())) }))
+	}
+	direction("received", func(received, _ uint64) uint64 { return received })
+	direction("sent", func(_, sent uint64) uint64 { return sent })
 }

@@ -74,6 +74,7 @@ func (m *Member) openNetwork(founders []membership.Member, dropped []uint64) err
 	if err != nil {
 		return err
 	}
+	n.only(m.id.cluster, n.transport.NoteStranger)
 	m.network, m.others = n, n
 	return nil
 }

@@ -245,6 +245,9 @@ func (m *Member) build() (err error) {
 	}
 	m.quota.logStart()
 	m.peers = newPeerHashes(m.lg, m.id.cluster, m.patience, m.front.peerTLS)
+	if m.network != nil {
+		m.peers.questions.only(m.id.cluster, m.network.transport.NoteStranger)
+	}
 	m.space = &space{lg: m.lg, free: m.disk.free}
 	m.space.look()
 	pace := pace{batch: m.cfg.CompactionBatchLimit, pause: m.cfg.CompactionSleepInterval}.withDefaults()

@@ -47,7 +47,7 @@ func (m *Member) peerHandler(base http.Handler, services *etcdapi.Services) http
 	mux.Handle("/members/promote/", onlyPost(m.promoteHandler(services)))
 	mux.HandleFunc("/downgrade/enabled", m.downgradeEnabled)
 	mux.Handle("/", base)
-	return mux
+	return m.network.transport.Guard(mux)
 }
 
 func onlyPost(next http.HandlerFunc) http.HandlerFunc {

@@ -19,9 +19,11 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/dolmen-io/dolmen/internal/certs"
+	"github.com/dolmen-io/dolmen/internal/corruption"
 	"github.com/dolmen-io/dolmen/internal/etcdapi"
 	"github.com/dolmen-io/dolmen/internal/lease"
 	"github.com/dolmen-io/dolmen/internal/membership"
+	"github.com/dolmen-io/dolmen/internal/peer"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/server/v3/lease/leasepb"
@@ -35,6 +37,14 @@ type questions struct {
 	patience time.Duration // with one URL
 	client   *http.Client
 	limit    int64 // bytes read of an answer
+	// cluster, if not 0, is the only one that may answer; stranger is told of others.
+	cluster  uint64
+	stranger func(url, cluster string)
+}
+
+// only has answers of other clusters refused.
+func (q *questions) only(cluster uint64, stranger func(url, cluster string)) {
+	q.cluster, q.stranger = cluster, stranger
 }
 
 // newQuestions makes the client of a member. certificates, which may be nil, are those of --peer-*.
@@ -91,7 +101,18 @@ func (q *questions) askOne(ctx context.Context, method, url string, body []byte,
 	if err != nil {
 		return reply{}, fmt.Errorf("read the answer of %s: %w", url, err)
 	}
-	return reply{status: res.StatusCode, header: res.Header, body: text}, nil
+	r := reply{status: res.StatusCode, header: res.Header, body: text}
+	return r, q.checkCluster(url, r)
+}
+
+// checkCluster refuses what another cluster answers. Not every answer says of which cluster it is.
+func (q *questions) checkCluster(url string, r reply) error {
+	theirs, ours := r.header.Get(peer.ClusterHeader), types.ID(q.cluster).String()
+	if q.cluster == 0 || theirs == "" || theirs == ours {
+		return nil
+	}
+	q.stranger(url, theirs)
+	return fmt.Errorf("%w: %s is of cluster %s, this member of %s", corruption.ErrOtherCluster, url, theirs, ours)
 }
 
 // versionsOf asks a member for the versions of itself and of its cluster.

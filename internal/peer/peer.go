@@ -68,6 +68,8 @@ type Transport struct {
 	cfg     Config
 	current atomic.Pointer[running]
 	removed chan error
+	// strangers are members of other clusters.
+	strangers *strangers
 
 	mu struct {
 		sync.Mutex
@@ -84,7 +86,7 @@ type running struct {
 
 // New returns a transport that has no peers yet. Its errors are those of TLS files and URLs.
 func New(cfg Config) (*Transport, error) {
-	t := &Transport{cfg: cfg, removed: make(chan error, 1)}
+	t := &Transport{cfg: cfg, removed: make(chan error, 1), strangers: newStrangers(cfg.Logger, cfg.ID, cfg.Cluster)}
 	t.mu.peers = map[types.ID][]string{}
 	inner, err := t.build()
 	if err != nil {
@@ -101,7 +103,7 @@ func (t *Transport) build() (*running, error) {
 	}
 	id := types.ID(t.cfg.ID)
 	inner := &rafthttp.Transport{
-		Logger: t.cfg.Logger, DialTimeout: t.cfg.DialTimeout, TLSInfo: t.cfg.TLS,
+		Logger: t.strangers.logger(), DialTimeout: t.cfg.DialTimeout, TLSInfo: t.cfg.TLS,
 		ID: id, URLs: urls, ClusterID: types.ID(t.cfg.Cluster),
 		Raft: inbound{t}, Snapshotter: snap.New(t.cfg.Logger, t.cfg.Dir),
 		ServerStats: stats.NewServerStats("", id.String()), LeaderStats: stats.NewLeaderStats(t.cfg.Logger, id.String()),
@@ -135,6 +137,24 @@ func (t *Transport) Renew() error {
 // Handler serves the paths below /raft.
 func (t *Transport) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { t.current.Load().handler.ServeHTTP(w, r) })
+}
+
+// Guard serves what members of this cluster, or of none, ask of next, and refuses those of others.
+func (t *Transport) Guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !t.strangers.refuse(w, r) {
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+// NoteStranger notes that a URL of a member has answered for another cluster.
+func (t *Transport) NoteStranger(url, cluster string) { t.strangers.answered(url, cluster) }
+
+// Strangers returns how many requests of other clusters were refused, and how many of this member's have come to other
+// clusters.
+func (t *Transport) Strangers() (received, sent uint64) {
+	return t.strangers.received.Load(), t.strangers.sent.Load()
 }
 
 // Evicted gets one value if other members say that this one was removed from the cluster.
