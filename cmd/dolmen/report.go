@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/grpclog"
 
 	"github.com/dolmen-io/dolmen/internal/config"
+	"github.com/dolmen-io/dolmen/internal/discovery"
 )
 
 // stopTimeout covers etcd's longest graceful stop (7 s for requests, then a flush) on a slow disk.
@@ -82,6 +83,12 @@ func reportConfig(lg *zap.Logger, err error) {
 // reportBootstrap says why the member could not be opened. etcd calls every reason but one "discovery
 // failed", and tools look for that.
 func reportBootstrap(lg *zap.Logger, cfg *config.Config, err error) {
+	if errors.Is(err, discovery.ErrFull) {
+		lg.Warn("failed to bootstrap; discovery token was already used", zap.String("discovery-token", cfg.Discovery.Token),
+			zap.Strings("discovery-endpoints", cfg.Discovery.Endpoints), zap.Error(err))
+		lg.Warn("do not reuse discovery token; generate a new one to bootstrap a cluster")
+		return
+	}
 	text := err.Error()
 	if !strings.Contains(text, "include") || !strings.Contains(text, "--initial-cluster") {
 		fatal(lg, "discovery failed", zap.Error(err))

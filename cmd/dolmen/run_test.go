@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/dolmen-io/dolmen/internal/config"
+	"github.com/dolmen-io/dolmen/internal/discovery"
 )
 
 // fakeMember is a member that does what the test says.
@@ -260,6 +261,13 @@ func TestBootstrapFails(t *testing.T) {
 	messages := v.messages(t)
 	require.Equal(t, []string{"warn failed to start", "warn forgot to set --initial-cluster?",
 		"warn forgot to set --initial-advertise-peer-urls?"}, messages[len(messages)-3:])
+
+	v = invoke(t, "etcd")
+	v.open = func(context.Context, *config.Config, *zap.Logger) (member, error) { return nil, discovery.ErrFull }
+	require.Equal(t, outcome{status: 1}, v.run())
+	messages = v.messages(t)
+	require.Equal(t, []string{"warn failed to bootstrap; discovery token was already used",
+		"warn do not reuse discovery token; generate a new one to bootstrap a cluster"}, messages[len(messages)-2:])
 }
 
 func TestDataDir(t *testing.T) {

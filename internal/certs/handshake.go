@@ -71,6 +71,7 @@ func (s *Store) demandsCertificates() bool { return s.cfg.TrustedCAFile != "" ||
 // The certificate that it shows is always the newest. The caller sets ServerName if its dialer does not.
 func (s *Store) Client() *tls.Config {
 	cfg := s.base()
+	cfg.ServerName = s.cfg.ServerName
 	cfg.InsecureSkipVerify = s.cfg.TrustAnyServer //nolint:gosec // generated certificates cannot be verified
 	if s.slots.trusted >= 0 {
 		cfg.RootCAs = s.current().states[s.slots.trusted].value.(*authorities).pool

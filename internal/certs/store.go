@@ -29,6 +29,9 @@ type Config struct {
 	// AllowedCNs or AllowedHostnames, of which only one may be given, are the names one of which the
 	// other side's certificate must carry.
 	AllowedCNs, AllowedHostnames []string
+	// ServerName, if not empty, is what the certificate of a server that this member calls must be for, in the place of
+	// the host in its URL.
+	ServerName string
 	// TrustAnyServer leaves out the verification of servers that this member calls: there is nothing to
 	// verify generated certificates by.
 	TrustAnyServer bool

@@ -5,31 +5,12 @@ import (
 	"slices"
 )
 
-const (
-	noDiscovery = "discovery is not built"
-	noTracing   = "tracing is not built"
-)
+const noTracing = "tracing is not built"
 
 // unbuilt is every flag whose feature this version does not have, and what is missing. The commit
 // that builds a feature deletes its line.
 func unbuilt() map[string]string {
 	return map[string]string{
-		"discovery-token":                    noDiscovery,
-		"discovery-endpoints":                noDiscovery,
-		"discovery-dial-timeout":             noDiscovery,
-		"discovery-request-timeout":          noDiscovery,
-		"discovery-keepalive-time":           noDiscovery,
-		"discovery-keepalive-timeout":        noDiscovery,
-		"discovery-insecure-transport":       noDiscovery,
-		"discovery-insecure-skip-tls-verify": noDiscovery,
-		"discovery-cert":                     noDiscovery,
-		"discovery-key":                      noDiscovery,
-		"discovery-cacert":                   noDiscovery,
-		"discovery-user":                     noDiscovery,
-		"discovery-password":                 noDiscovery,
-		"discovery-srv":                      noDiscovery,
-		"discovery-srv-name":                 noDiscovery,
-
 		"enable-distributed-tracing":        noTracing,
 		"distributed-tracing-address":       noTracing,
 		"distributed-tracing-service-name":  noTracing,

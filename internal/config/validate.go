@@ -125,6 +125,9 @@ func (c *Config) checkBootstrap() error {
 			return errors.New("--discovery-endpoints must not contain empty endpoints")
 		}
 	}
+	if len(c.Discovery.Endpoints) > 0 && c.Discovery.RequestTimeout <= 0 {
+		return fmt.Errorf("--discovery-request-timeout must be >0 (set to %v)", c.Discovery.RequestTimeout)
+	}
 	return nil
 }
 

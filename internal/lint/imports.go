@@ -14,6 +14,7 @@ func layers() [][]string {
 		{"internal/inspect"},
 		{"internal/node"},
 		{"internal/config"},
+		{"internal/discovery"},
 		{"internal/etcdapi"},
 		{"internal/coordination"},
 		{"internal/httpapi"},

@@ -34,14 +34,14 @@ type origin struct {
 // member starts from.
 func openLog(ctx context.Context, n *newcomer, d disk, applied state.Applied) (origin, error) {
 	if d.hasLog() {
-		return reopenLog(n, d, applied)
+		return reopenLog(ctx, n, d, applied)
 	}
 	if applied.Index != 0 {
 		return origin{}, fmt.Errorf(
 			"%w: the engine has applied index %d but there is no raft log in %s; give the --wal-dir that the member had, or restore it from a backup",
 			ErrMismatch, applied.Index, walDirectory(n.cfg))
 	}
-	told, err := initialMembers(n.cfg)
+	told, err := n.initial(ctx)
 	if err != nil {
 		return origin{}, err
 	}
@@ -64,7 +64,13 @@ func (n *newcomer) join(ctx context.Context, d disk, told founders) (o origin, e
 
 // found makes the log of a member of a new cluster.
 func (n *newcomer) found(ctx context.Context, d disk, told founders) (o origin, err error) {
-	if err := told.check(ctx, n.cfg, n.lg); err != nil {
+	if n.cfg.Discovery.SRVDomain == "" { // else the addresses have been compared
+		err = told.checkAdvertised(ctx, n.cfg, n.lg)
+	}
+	if err == nil {
+		err = told.checkDuplicates()
+	}
+	if err != nil {
 		return origin{}, err
 	}
 	if err := n.checkNew(ctx, told); err != nil {
@@ -83,7 +89,7 @@ func (o *origin) createLog(d disk) (err error) {
 	return err
 }
 
-func reopenLog(n *newcomer, d disk, applied state.Applied) (origin, error) {
+func reopenLog(ctx context.Context, n *newcomer, d disk, applied state.Applied) (origin, error) {
 	log, restored, err := d.openLog(applied.Index)
 	if err != nil {
 		return origin{}, err
@@ -95,8 +101,11 @@ func reopenLog(n *newcomer, d disk, applied state.Applied) (origin, error) {
 		Applied:   applied.Index,
 		ConfState: applied.Conf,
 	}
-	told, err := initialMembers(n.cfg)
-	if err != nil || n.cfg.InitialClusterState == config.ClusterExisting || membership.ClusterID(told.members) != o.id.cluster {
+	told, err := n.initialAgain(ctx, restored.HardState == nil)
+	if err != nil {
+		return origin{}, errors.Join(err, log.Close())
+	}
+	if n.cfg.InitialClusterState == config.ClusterExisting || membership.ClusterID(told.members) != o.id.cluster {
 		return o, nil // it has joined a cluster that others began
 	}
 	// Only for a member whose very first write was torn: it starts its cluster again.
@@ -107,14 +116,15 @@ func reopenLog(n *newcomer, d disk, applied state.Applied) (origin, error) {
 	return o, nil
 }
 
-// founders are the members that --initial-cluster tells of, by ascending ID: as in etcd each of them writes the
-// beginning of the log by itself, and all must write the same.
+// founders are the members that --initial-cluster or a discovery tells of, by ascending ID: as in etcd each of them writes
+// the beginning of the log by itself, and all must write the same.
 type founders struct {
 	members []membership.Member
 	self    membership.Member
+	token   string
 }
 
-// initialMembers returns the members of the initial cluster and which of them is this one.
+// initialMembers returns the members of --initial-cluster and which of them is this one.
 func initialMembers(cfg *config.Config) (founders, error) {
 	urls, err := cfg.InitialMembers()
 	if err != nil {
@@ -124,6 +134,7 @@ func initialMembers(cfg *config.Config) (founders, error) {
 }
 
 func newFounders(name string, urls types.URLsMap, token string) (f founders, err error) {
+	f.token = token
 	for named, peers := range urls {
 		m := membership.NewMember(named, peers.StringSlice(), token, false, nil)
 		f.members = append(f.members, m)
@@ -151,14 +162,6 @@ func (f founders) String() string {
 	return strings.Join(parts, ",")
 }
 
-// check refuses what no cluster can be founded with. Names in URLs are resolved.
-func (f founders) check(ctx context.Context, cfg *config.Config, lg *zap.Logger) error {
-	if err := f.checkAdvertised(ctx, cfg, lg); err != nil {
-		return err
-	}
-	return f.checkDuplicates()
-}
-
 // checkDuplicates refuses a URL that is given twice: two members cannot be reached there.
 func (f founders) checkDuplicates() error {
 	seen := map[string]string{}
@@ -175,6 +178,7 @@ func (f founders) checkDuplicates() error {
 }
 
 // checkAdvertised refuses peer URLs that are not those that the other members are told: they would compute another ID.
+// Names in URLs are resolved.
 func (f founders) checkAdvertised(ctx context.Context, cfg *config.Config, lg *zap.Logger) error {
 	advertised := sorted(texts(cfg.AdvertisePeerURLs))
 	ctx, cancel := context.WithTimeout(ctx, resolvePatience)

@@ -42,7 +42,7 @@ func TestInitialMembers(t *testing.T) {
 				return
 			}
 			require.NoError(t, err)
-			require.NoError(t, told.check(t.Context(), cfg, zap.NewNop()))
+			require.NoError(t, told.checkAdvertised(t.Context(), cfg, zap.NewNop()))
 			require.Len(t, told.members, tt.members)
 			require.Equal(t, "a", told.self.Name)
 			require.Contains(t, told.members, told.self)

@@ -88,7 +88,7 @@ func bootstrapped(m membership.Member, url string) error {
 
 // admits reports why a member that is told to found a cluster with this one cannot: because that one has run for a
 // while, or is another one. A cluster that is being founded at this moment admits its members.
-func (f found) admits(told founders, token string) error {
+func (f found) admits(told founders) error {
 	self, listed := f.member(told.self.ID)
 	ours := membership.ClusterID(told.members)
 	switch {
@@ -102,7 +102,7 @@ func (f found) admits(told founders, token string) error {
 		return nil
 	}
 	return fmt.Errorf("cluster ID mismatch: %s is of cluster %s, but --initial-cluster=%s with --initial-cluster-token=%s makes cluster %s: %s",
-		f.url, types.ID(f.id), told, token, types.ID(ours), f.whyOther(told))
+		f.url, types.ID(f.id), told, told.token, types.ID(ours), f.whyOther(told))
 }
 
 // whyOther guesses why the cluster is another one, by its members.

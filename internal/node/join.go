@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/dolmen-io/dolmen/internal/config"
+	"github.com/dolmen-io/dolmen/internal/discovery"
 	"github.com/dolmen-io/dolmen/internal/membership"
 )
 
@@ -30,8 +31,9 @@ const (
 type newcomer struct {
 	cfg *config.Config
 	lg  *zap.Logger
-	// client reaches other members.
-	client *http.Client
+	// client reaches other members, resolver what --discovery-srv names.
+	client   *http.Client
+	resolver discovery.Resolver
 }
 
 func (n *newcomer) asking(patience time.Duration) *questions {
@@ -171,7 +173,7 @@ func (n *newcomer) checkNew(ctx context.Context, told founders) error {
 		if err != nil {
 			continue // it has not begun, as usual
 		}
-		if err := there.admits(told, n.cfg.InitialClusterToken); err != nil {
+		if err := there.admits(told); err != nil {
 			return err
 		}
 	}

@@ -172,6 +172,10 @@ func TestRefused(t *testing.T) {
 			added(t, a, cfg)
 			a.members[1].IsLearner, cfg.MaxLearners = true, 0
 		}, []string{"membership: too many learner members in cluster", "--max-learners=0"}},
+		"existing: with a discovery": {func(t *testing.T, a *answering, cfg *config.Config) {
+			added(t, a, cfg)
+			cfg.InitialCluster, cfg.Discovery.Token, cfg.Discovery.Endpoints = "", "t", []string{a.URL}
+		}, []string{"discovery URL should not be set when joining existing initial cluster", "give --initial-cluster with its members"}},
 		"existing: a newer version": {func(t *testing.T, a *answering, cfg *config.Config) { added(t, a, cfg); a.version = "3.8.0" },
 			[]string{"incompatible with current running cluster", "member a (a) at AURL says that the cluster has version 3.8.0",
 				"this program of version " + serverVersion, "downgrade the cluster first"}},

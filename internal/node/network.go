@@ -99,7 +99,7 @@ func (f *front) peerTLSInfo(cfg *config.Config) (transport.TLSInfo, error) {
 	}
 	return transport.TLSInfo{
 		CertFile: t.CertFile, KeyFile: t.KeyFile, ClientCertFile: t.ClientCertFile, ClientKeyFile: t.ClientKeyFile,
-		TrustedCAFile: t.TrustedCAFile, InsecureSkipVerify: generated,
+		TrustedCAFile: t.TrustedCAFile, InsecureSkipVerify: generated, ServerName: serverName(cfg, "peer"),
 		AllowedCNs: t.AllowedCNs, AllowedHostnames: t.AllowedHostnames,
 		CipherSuites: suites, MinVersion: lowest, MaxVersion: highest, Logger: f.lg,
 	}, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/dolmen-io/dolmen/internal/config"
 	"github.com/dolmen-io/dolmen/internal/consensus"
+	"github.com/dolmen-io/dolmen/internal/discovery"
 	"github.com/dolmen-io/dolmen/internal/engine"
 	"github.com/dolmen-io/dolmen/internal/etcdapi"
 	"github.com/dolmen-io/dolmen/internal/lease"
@@ -52,6 +54,7 @@ type Member struct {
 	front    *front
 	others   peers
 	network  *network // nil in tests without one
+	resolver discovery.Resolver
 
 	versions     *versions
 	defragmenter *defragmenter
@@ -105,7 +108,14 @@ func (g *group) endWithin(patience time.Duration) bool {
 // before the member serves; Ready says when it does. ctx bounds the opening and nothing after it. After
 // an error nothing is left running.
 func Open(ctx context.Context, cfg *config.Config, lg *zap.Logger) (*Member, error) {
-	return openAmong(ctx, cfg, lg, openDirectory, nil)
+	return openIn(ctx, cfg, lg, surroundings{openDirectory, nil, net.DefaultResolver})
+}
+
+// surroundings are what a member is opened in: a disk, other members, of which nil are those on the network, and names.
+type surroundings struct {
+	disk     opener
+	others   peers
+	resolver discovery.Resolver
 }
 
 // openOn is Open on any disk, without a network.
@@ -113,11 +123,15 @@ func openOn(ctx context.Context, cfg *config.Config, lg *zap.Logger, disk opener
 	return openAmong(ctx, cfg, lg, disk, alone{})
 }
 
-// openAmong is Open on any disk and among any peers; nil are those on the network.
+// openAmong is Open on any disk and among any peers.
 func openAmong(ctx context.Context, cfg *config.Config, lg *zap.Logger, disk opener, others peers) (*Member, error) {
+	return openIn(ctx, cfg, lg, surroundings{disk, others, net.DefaultResolver})
+}
+
+func openIn(ctx context.Context, cfg *config.Config, lg *zap.Logger, in surroundings) (*Member, error) {
 	m := &Member{
 		cfg: cfg, lg: lg, patience: requestBase + 2*cfg.ElectionTimeout,
-		pending: newPending(), others: others,
+		pending: newPending(), others: in.others, resolver: in.resolver,
 		ready: make(chan struct{}), done: make(chan struct{}), stopping: make(chan struct{}),
 		failure: make(chan error, 1), background: newGroup(), core: newGroup(),
 	}
@@ -130,7 +144,7 @@ func openAmong(ctx context.Context, cfg *config.Config, lg *zap.Logger, disk ope
 		return nil, err
 	}
 	m.front, m.cfg = front, front.bound(cfg)
-	if err := m.open(ctx, disk); err != nil {
+	if err := m.open(ctx, in.disk); err != nil {
 		return nil, errors.Join(err, m.abandon())
 	}
 	err = m.checkInitially(ctx)
@@ -172,7 +186,7 @@ func (m *Member) open(ctx context.Context, disk opener) (err error) {
 	}
 	applied := m.state.Applied()
 	asking := newPeerClient(m.front.peerTLS)
-	from, err := openLog(ctx, &newcomer{cfg: m.cfg, lg: m.lg, client: asking}, m.disk, applied)
+	from, err := openLog(ctx, &newcomer{cfg: m.cfg, lg: m.lg, client: asking, resolver: m.resolver}, m.disk, applied)
 	asking.CloseIdleConnections()
 	if err != nil {
 		return err

@@ -57,7 +57,10 @@ const (
 func Restore(ctx context.Context, cfg *config.Config, opts RestoreOptions, lg *zap.Logger) (_ *interchange.Contents, err error) {
 	told, err := initialMembers(cfg)
 	if err == nil {
-		err = told.check(ctx, cfg, lg)
+		err = told.checkAdvertised(ctx, cfg, lg)
+	}
+	if err == nil {
+		err = told.checkDuplicates()
 	}
 	if err != nil {
 		return nil, err

@@ -79,8 +79,8 @@ func (f *front) openCertificates(cfg *config.Config, role string, t config.TLS, 
 		ClientCertFile: t.ClientCertFile, ClientKeyFile: t.ClientKeyFile,
 		TrustedCAFile: t.TrustedCAFile, ClientCertAuth: t.ClientCertAuth, CRLFile: t.CRLFile,
 		AllowedCNs: t.AllowedCNs, AllowedHostnames: t.AllowedHostnames,
-		TrustAnyServer: generated,
-		CipherSuites:   suites, MinVersion: lowest, MaxVersion: highest,
+		TrustAnyServer: generated, ServerName: serverName(cfg, role),
+		CipherSuites: suites, MinVersion: lowest, MaxVersion: highest,
 		Logger: f.lg, Now: time.Now, Resolver: net.DefaultResolver,
 	})
 	if err != nil {
@@ -90,6 +90,15 @@ func (f *front) openCertificates(cfg *config.Config, role string, t config.TLS, 
 		return nil, fmt.Errorf("register metrics of certificates: %w", err)
 	}
 	return store, nil
+}
+
+// serverName is what certificates of others must be for, if not for the host in their URL: those of peers for the domain
+// that lists them, where no authority of their own vouches for them. It is etcd's rule.
+func serverName(cfg *config.Config, role string) string {
+	if role == "peer" && cfg.PeerTLS.TrustedCAFile == "" {
+		return cfg.Discovery.SRVDomain
+	}
+	return ""
 }
 
 // secureClients is the TLS configuration of a client listener, nil if it speaks none.
