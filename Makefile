@@ -7,6 +7,8 @@ FUZZTIME ?= 20s
 # Where `make run` keeps its data; ARGS are further flags, as in: make run ARGS="--name a".
 DATA    ?= default.etcd
 ARGS    ?=
+# Where `make cluster` keeps the data of its members; ARGS are flags of each.
+CLUSTER ?= cluster.etcd
 
 # How many seeds `make sim` simulates, from which one on, and in how many processes: each runs one seed at a time.
 SEEDS   ?= 20000
@@ -16,7 +18,7 @@ SIM_PROCESSES ?= $(shell nproc 2>/dev/null || echo 1)
 # The least statement coverage of a package, in percent.
 COVERAGE ?= 75
 
-.PHONY: build run test cover etcdctl lint fuzz bench compat interchange crash sim clean
+.PHONY: build run cluster test cover etcdctl lint fuzz bench compat interchange crash sim clean
 
 build: ## bin/dolmen, and bin/etcd as a link to it
 	$(GO) build -buildvcs=auto -o $(OUT)/dolmen ./cmd/dolmen
@@ -24,6 +26,9 @@ build: ## bin/dolmen, and bin/etcd as a link to it
 
 run: build ## a member on localhost:2379
 	$(OUT)/dolmen --data-dir $(DATA) $(ARGS)
+
+cluster: build ## three members on localhost, at ports 2379, 12379 and 22379, until Ctrl-C
+	@tools/cluster.sh $(OUT)/dolmen $(CLUSTER) $(ARGS)
 
 etcdctl: ## bin/etcdctl, etcd's own client at the version that the tests use
 	cd tests && $(GO) build -o ../$(OUT)/etcdctl go.etcd.io/etcd/etcdctl/v3
@@ -78,8 +83,8 @@ sim: ## SEEDS simulated clusters, each from its seed; a failure prints its seed,
 	done; \
 	failed=0; for pid in $$pids; do wait $$pid || failed=1; done; exit $$failed
 
-clean: ## what was built, and the data of `make run`
-	rm -rf $(OUT) $(DATA) tests/bin
+clean: ## what was built, and the data of `make run` and `make cluster`
+	rm -rf $(OUT) $(DATA) $(CLUSTER) tests/bin
 
 # The race detector needs a C compiler.
 .PHONY: compiler
