@@ -58,7 +58,7 @@ type survivor struct {
 }
 
 func (s *survivor) round(n int) {
-	j := newJournal(50 + s.rng.IntN(1500))
+	j := newRoundJournal(50 + s.rng.IntN(1500))
 	s.load(n, j)
 	for s.rng.IntN(3) == 0 {
 		s.server.KillAtLine(1 + s.rng.IntN(40)) // within its recovery
@@ -96,7 +96,7 @@ func (s *survivor) round(n int) {
 }
 
 // load runs the writers until the journal says that it is time, kills the server, and waits for the writers.
-func (s *survivor) load(round int, j *journal) {
+func (s *survivor) load(round int, j *roundJournal) {
 	ctx, cancel := context.WithTimeout(s.t.Context(), killDeadline)
 	defer cancel()
 	ended := make(chan error, writers)

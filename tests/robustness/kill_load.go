@@ -17,8 +17,8 @@ const (
 	leaseSeconds  = 100_000 // no lease ends by itself within a test
 )
 
-// journal is what one round's writers did.
-type journal struct {
+// roundJournal is what one round's writers did.
+type roundJournal struct {
 	mu struct {
 		sync.Mutex
 		writes  []write
@@ -29,13 +29,13 @@ type journal struct {
 	enough chan struct{} // the moment to kill
 }
 
-func newJournal(killAt int) *journal {
-	j := &journal{killAt: killAt, enough: make(chan struct{})}
+func newRoundJournal(killAt int) *roundJournal {
+	j := &roundJournal{killAt: killAt, enough: make(chan struct{})}
 	j.mu.granted = map[int64]bool{}
 	return j
 }
 
-func (j *journal) add(w write) {
+func (j *roundJournal) add(w write) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.mu.writes = append(j.mu.writes, w)
@@ -46,7 +46,7 @@ func (j *journal) add(w write) {
 	}
 }
 
-func (j *journal) grant(id int64) {
+func (j *roundJournal) grant(id int64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.mu.granted[id] = true
@@ -71,7 +71,7 @@ func newWriter(conn *grpc.ClientConn, seed uint64, round, i int) *writer {
 }
 
 // run returns with the first error, which the kill causes.
-func (w *writer) run(ctx context.Context, j *journal) error {
+func (w *writer) run(ctx context.Context, j *roundJournal) error {
 	for {
 		var err error
 		switch draw := w.rng.IntN(100); {
@@ -97,7 +97,7 @@ func (w *writer) value() string {
 	return fmt.Sprintf("%s:%d", w.name, w.n)
 }
 
-func (w *writer) grant(ctx context.Context, j *journal) error {
+func (w *writer) grant(ctx context.Context, j *roundJournal) error {
 	resp, err := w.leases.LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: leaseSeconds})
 	if err != nil {
 		return err
@@ -107,7 +107,7 @@ func (w *writer) grant(ctx context.Context, j *journal) error {
 	return nil
 }
 
-func (w *writer) put(ctx context.Context, j *journal) error {
+func (w *writer) put(ctx context.Context, j *roundJournal) error {
 	op := write{keys: []string{w.key()}, value: w.value(), lease: []int64{0, w.lease}[w.rng.IntN(2)]}
 	resp, err := w.kv.Put(ctx, &pb.PutRequest{Key: []byte(op.keys[0]), Value: []byte(op.value), Lease: op.lease})
 	op.revision = resp.GetHeader().GetRevision()
@@ -116,7 +116,7 @@ func (w *writer) put(ctx context.Context, j *journal) error {
 	return err
 }
 
-func (w *writer) txn(ctx context.Context, j *journal) error {
+func (w *writer) txn(ctx context.Context, j *roundJournal) error {
 	value := w.value()
 	op := write{keys: []string{w.name + "/pair", w.name + "/twin", w.key()}, value: value}
 	req := &pb.TxnRequest{}
@@ -131,7 +131,7 @@ func (w *writer) txn(ctx context.Context, j *journal) error {
 	return err
 }
 
-func (w *writer) delete(ctx context.Context, j *journal) error {
+func (w *writer) delete(ctx context.Context, j *roundJournal) error {
 	op := write{keys: []string{w.key()}}
 	resp, err := w.kv.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte(op.keys[0])})
 	if err == nil && resp.Deleted == 0 {
