@@ -294,10 +294,19 @@ func (l *loop) propose() {
 	if len(l.waiting) == 0 || !l.core.hasLeader() {
 		return
 	}
-	all := l.waiting
 	taken, kept, more := l.choose()
 	if len(taken) == 0 {
 		return
+	}
+	all := l.waiting
+	if offered, withdrawn := makeOffers(taken); len(withdrawn) > 0 {
+		l.drop(withdrawn, ErrTimeout)
+		taken, all = offered, append(slices.Clone(offered), kept...)
+		if len(taken) == 0 {
+			l.waiting = kept
+			l.node.inbox.poke() // for what is kept
+			return
+		}
 	}
 	backing := make([]raftpb.Entry, len(taken))
 	ents := make([]*raftpb.Entry, len(taken))
@@ -316,6 +325,7 @@ func (l *loop) propose() {
 	v, replaced := l.core.propose(ents)
 	switch v {
 	case retry:
+		takeBack(taken)
 		l.waiting = all // until the next apply, leader or tick makes a turn
 		return
 	case refused:
@@ -326,12 +336,8 @@ func (l *loop) propose() {
 	for i := len(replaced) - 1; i >= 0; i-- {
 		p := taken[replaced[i]]
 		bytes -= len(p.Data)
+		takeBack([]waitingProposal{p})
 		kept = append([]waitingProposal{p}, kept...)
-	}
-	for i := range taken {
-		if flag := taken[i].Taken; flag != nil && !slices.Contains(replaced, i) {
-			flag.Store(true)
-		}
 	}
 	count := len(taken) - len(replaced)
 	l.node.counters.Proposed.Add(uint64(count))

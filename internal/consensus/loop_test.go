@@ -135,6 +135,53 @@ func TestNoLeader(t *testing.T) {
 	})
 }
 
+// TestWithdraw: what is withdrawn before raft has it never enters the log, and what raft has cannot be withdrawn.
+func TestWithdraw(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &fakeLog{gate: make(chan struct{})}
+		m := start(t, func(cfg *Config) { cfg.Log = log })
+		dropped := make(chan error, 3)
+		offers := make([]Offer, 3)
+		for i := range offers {
+			require.NoError(t, m.Propose(Proposal{Data: fmt.Append(nil, i), Offer: &offers[i], Dropped: func(err error) { dropped <- err }}))
+		}
+		synctest.Wait()
+		require.True(t, offers[0].Withdraw())
+		require.True(t, offers[0].Withdraw())
+		close(log.gate)
+		synctest.Wait()
+		require.Equal(t, raft.StateLeader, m.Status().RaftState)
+		require.ErrorIs(t, <-dropped, ErrTimeout)
+		require.Empty(t, dropped)
+		require.False(t, offers[1].Withdraw())
+		require.Zero(t, m.ProposalsPending())
+		last := len(log.mu.ents) - 1
+		require.Equal(t, "1", string(log.mu.ents[last-1].GetData()))
+		require.Equal(t, "2", string(log.mu.ents[last].GetData()))
+		require.NotEqual(t, "0", string(log.mu.ents[last-2].GetData()))
+		require.NoError(t, m.stop())
+	})
+}
+
+// TestWithdrawAll: a turn in which all that waits was withdrawn offers nothing.
+func TestWithdrawAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &fakeLog{gate: make(chan struct{})}
+		m := start(t, func(cfg *Config) { cfg.Log = log })
+		var offer Offer
+		require.NoError(t, m.Propose(Proposal{Data: []byte("a"), Offer: &offer}))
+		synctest.Wait()
+		require.True(t, offer.Withdraw())
+		close(log.gate)
+		synctest.Wait()
+		require.Zero(t, m.ProposalsPending())
+		index, err := m.read(t)
+		require.NoError(t, err)
+		require.Equal(t, m.Status().Applied, index)
+		require.NoError(t, m.stop())
+	})
+}
+
 func TestQueuesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := start(t, func(cfg *Config) { cfg.Bootstrap = []raft.Peer{{ID: 1}, {ID: 2}} })

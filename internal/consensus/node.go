@@ -96,9 +96,8 @@ type Proposal struct {
 	// appeared in time, ErrLeaderChanged if Term is over, ErrStopped. That it is not called says nothing: a leader that loses its office may lose the
 	// entry too.
 	Dropped func(error)
-	// Taken, if not nil, becomes true when raft has taken the proposal, here or on its way to the leader: from then on
-	// it may be in the log.
-	Taken *atomic.Bool
+	// Offer, if not nil, lets the proposer take the proposal back. It belongs to this proposal alone.
+	Offer *Offer
 }
 
 // Node is one member's part in the consensus. All methods may be called by any goroutine and none of them blocks,

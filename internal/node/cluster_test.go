@@ -152,6 +152,25 @@ func TestASecondVoterTakesTheQuorum(t *testing.T) {
 	})
 }
 
+// TestWhatALeaderTookMayHappen: etcd's client repeats a write after the deadline that says that there was no leader, and
+// after no other error. What has entered the log of a leader that loses its office may happen later, so it is told otherwise.
+func TestWhatALeaderTookMayHappen(t *testing.T) {
+	smallSegments(t)
+	synctest.Test(t, func(t *testing.T) {
+		cfg, d := inMemory(t)
+		m, _ := among(t, cfg, d, &company{})
+		_, err := operator{m}.Reconfigure(t.Context(), addition(membership.AddNode, 7, "http://b:1"))
+		require.NoError(t, err)
+		require.True(t, m.HasLeader())
+		_, err = m.Propose(t.Context(), put("k", "v"))
+		require.ErrorIs(t, err, etcdapi.ErrTimeout)
+		require.False(t, m.HasLeader())
+		_, err = m.Propose(t.Context(), put("k", "v"))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.NoError(t, m.Stop(context.Background()))
+	})
+}
+
 func TestMoveLeaderToItself(t *testing.T) {
 	smallSegments(t)
 	synctest.Test(t, func(t *testing.T) {

@@ -266,8 +266,13 @@ func TestDeadlines(t *testing.T) {
 		require.Equal(t, m.patience, time.Since(start))
 		_, err = m.Read(t.Context(), true)
 		require.ErrorIs(t, err, etcdapi.ErrTimeout)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err = m.Propose(ctx, put("withdrawn", "v"))
+		require.ErrorIs(t, err, context.DeadlineExceeded, "without a leader")
 		close(d.gate)
 		<-m.Ready()
+		require.Zero(t, versionOf(t, m, "withdrawn"), "the client may ask again")
 
 		synctest.Wait()
 		d.gate = make(chan struct{}) // nobody is in Append
@@ -275,7 +280,7 @@ func TestDeadlines(t *testing.T) {
 		_, err = m.Propose(t.Context(), put("k", "v"))
 		require.ErrorIs(t, err, etcdapi.ErrTimeout, "with a leader")
 		require.Equal(t, m.patience, time.Since(start))
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err = m.Propose(ctx, put("k", "v"))
 		require.ErrorIs(t, err, etcdapi.ErrTimeout)

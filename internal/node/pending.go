@@ -3,7 +3,6 @@ package node
 import (
 	"container/heap"
 	"sync"
-	"sync/atomic"
 
 	"github.com/dolmen-io/dolmen/internal/state"
 )
@@ -11,8 +10,7 @@ import (
 // call is a request of this member on its way through the log. It ends with a result or with an error
 // that says that the request never got there, whichever comes first.
 type call struct {
-	done  chan answer
-	taken atomic.Bool // raft has taken it
+	done chan answer
 }
 
 type answer struct {

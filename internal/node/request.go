@@ -63,7 +63,8 @@ func (m *Member) decide(ctx context.Context, id uint64, p consensus.Proposal) (s
 		return state.Result{}, err
 	}
 	begun := time.Now()
-	p.Taken = &c.taken
+	offer := &consensus.Offer{}
+	p.Offer = offer
 	p.Dropped = func(err error) {
 		if c := m.pending.remove(id); c != nil {
 			c.finish(answer{err: err})
@@ -83,10 +84,10 @@ func (m *Member) decide(ctx context.Context, id uint64, p consensus.Proposal) (s
 		return a.result, a.err
 	case <-timer.C:
 		m.pending.remove(id)
-		return state.Result{}, m.timeout(begun, c.taken.Load())
+		return state.Result{}, m.timeout(begun, !offer.Withdraw())
 	case <-ctx.Done():
 		m.pending.remove(id)
-		return state.Result{}, m.ended(ctx, begun, c.taken.Load())
+		return state.Result{}, m.ended(ctx, begun, !offer.Withdraw())
 	}
 }
 
