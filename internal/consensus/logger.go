@@ -33,10 +33,20 @@ func (l raftLogger) logf(level zapcore.Level, format string, v []any) {
 	}
 }
 
+// infoLevel is the level of what raft says as information. What it says when entries that are in the log already are
+// acknowledged again is for debugging: with asynchronous storage writes that is every other append, and etcd, which has none,
+// never prints it.
+func infoLevel(format string) zapcore.Level {
+	if format == "entry at index %d missing from unstable log; ignoring" {
+		return zapcore.DebugLevel
+	}
+	return zapcore.InfoLevel
+}
+
 func (l raftLogger) Debug(v ...any)                   { l.log(zapcore.DebugLevel, v) }
 func (l raftLogger) Debugf(format string, v ...any)   { l.logf(zapcore.DebugLevel, format, v) }
 func (l raftLogger) Info(v ...any)                    { l.log(zapcore.InfoLevel, v) }
-func (l raftLogger) Infof(format string, v ...any)    { l.logf(zapcore.InfoLevel, format, v) }
+func (l raftLogger) Infof(format string, v ...any)    { l.logf(infoLevel(format), format, v) }
 func (l raftLogger) Warning(v ...any)                 { l.log(zapcore.WarnLevel, v) }
 func (l raftLogger) Warningf(format string, v ...any) { l.logf(zapcore.WarnLevel, format, v) }
 func (l raftLogger) Error(v ...any)                   { l.log(zapcore.ErrorLevel, v) }

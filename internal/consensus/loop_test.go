@@ -13,6 +13,8 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -329,7 +331,9 @@ func (w *network) cut(id uint64, cut bool) {
 	w.mu.cut[id] = cut
 }
 
-func startThree(t *testing.T) (*network, map[uint64]*runningNode) {
+func startThree(t *testing.T) (*network, map[uint64]*runningNode) { return startThreeAs(t, nil) }
+
+func startThreeAs(t *testing.T, change func(*Config)) (*network, map[uint64]*runningNode) {
 	w := &network{}
 	w.mu.nodes, w.mu.cut = map[uint64]*Node{}, map[uint64]bool{}
 	nodes := map[uint64]*runningNode{}
@@ -337,6 +341,9 @@ func startThree(t *testing.T) (*network, map[uint64]*runningNode) {
 		m := start(t, func(cfg *Config) {
 			cfg.ID, cfg.Transport = id, endpoint{w, id}
 			cfg.Bootstrap = []raft.Peer{{ID: 1}, {ID: 2}, {ID: 3}}
+			if change != nil {
+				change(cfg)
+			}
 		})
 		w.mu.Lock()
 		w.mu.nodes[id], nodes[id] = m.Node, m
@@ -358,6 +365,38 @@ func leader(t *testing.T, nodes map[uint64]*runningNode, not uint64) uint64 {
 	}
 	t.Fatal("no leader")
 	return 0
+}
+
+// slowLog is a log whose appends take a while. Where the others are faster than the leader, entries commit before it has them.
+type slowLog struct {
+	*fakeLog
+	late time.Duration
+}
+
+func (l slowLog) Append(hs *raftpb.HardState, ents []*raftpb.Entry) error {
+	time.Sleep(l.late)
+	return l.fakeLog.Append(hs, ents)
+}
+
+// TestAnAppendIsNoLine: members that are busy do not print a line for each append.
+func TestAnAppendIsNoLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lines, logs := observer.New(zapcore.InfoLevel)
+		_, nodes := startThreeAs(t, func(cfg *Config) {
+			cfg.Logger = zap.New(lines)
+			cfg.Log = slowLog{&fakeLog{}, time.Duration(4-cfg.ID) * time.Millisecond}
+		})
+		m := nodes[leader(t, nodes, 0)]
+		before := logs.Len()
+		for i := range 1000 {
+			require.NoError(t, m.Propose(Proposal{Data: fmt.Append(nil, i)}))
+			time.Sleep(time.Millisecond / 2)
+		}
+		for _, m := range nodes {
+			m.applier.wait(t, "999")
+		}
+		require.Empty(t, logs.All()[before:])
+	})
 }
 
 func TestThreeNodesLoseTheirLeader(t *testing.T) {
