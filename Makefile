@@ -15,10 +15,15 @@ SEEDS   ?= 20000
 FIRST_SEED ?= 1
 SIM_PROCESSES ?= $(shell nproc 2>/dev/null || echo 1)
 
+# How long, from which seed and on how many members `make robustness` lets faults strike.
+TIME    ?= 10m
+SEED    ?= 1
+MEMBERS ?= 3
+
 # The least statement coverage of a package, in percent.
 COVERAGE ?= 75
 
-.PHONY: build run cluster test cover etcdctl lint fuzz bench compat interchange crash sim clean
+.PHONY: build run cluster test cover etcdctl lint fuzz bench compat interchange crash robustness sim clean
 
 build: ## bin/dolmen, and bin/etcd as a link to it
 	$(GO) build -buildvcs=auto -o $(OUT)/dolmen ./cmd/dolmen
@@ -71,6 +76,9 @@ interchange: ## 100,000 keys from a real etcd to ours and back, on each engine
 crash: ## the long kill-and-restart and power-cut rounds, on each engine
 	$(GO) test -count=1 -v -timeout 60m ./internal/node -run Crash -args -rounds 100
 	cd tests && $(GO) test -count=1 -v -timeout 120m ./robustness -args -rounds 100
+
+robustness: ## TIME of random faults, from SEED, on a cluster of MEMBERS processes under load, and whether all was right
+	cd tests && $(GO) test -count=1 -v -timeout 0 ./robustness -run '^TestRandomFaults$$' -args -time $(TIME) -seed $(SEED) -members $(MEMBERS)
 
 sim: ## SEEDS simulated clusters, each from its seed; a failure prints its seed, and FIRST_SEED=n SEEDS=1 repeats it
 	$(GO) test -c -o $(OUT)/sim.test ./internal/sim

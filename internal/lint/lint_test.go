@@ -25,7 +25,9 @@ func TestModule(t *testing.T) {
 	for name, reason := range exceptions() {
 		require.NotEmpty(t, reason, name)
 		file, _, _ := strings.Cut(name, ":")
-		require.FileExists(t, filepath.Join(root, file), "an exception for nothing")
+		_, ours := os.Stat(filepath.Join(root, file))
+		_, tests := os.Stat(filepath.Join(root, "tests", file))
+		require.True(t, ours == nil || tests == nil, "an exception for nothing: %s", name)
 	}
 }
 

@@ -1,11 +1,17 @@
 package robustness
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // disks are the members' disks, of those that can be made slow.
@@ -38,6 +44,50 @@ func (d *disks) launcher(i int, bytes int64) []string {
 		d.all[i] = slow
 	}
 	return []string{os.Args[0], launchWord, "-fsync=" + slow.socket, "-tmpfs=" + strconv.FormatInt(bytes, 10), "--"}
+}
+
+// fillName is a file beside the member's own, in its data directory, that takes the room.
+const fillName = "filler"
+
+// fill takes the room on the file system of a member's data until no more than leave is free.
+func fill(dataDir string, leave int64) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dataDir, &st); err != nil {
+		return os.NewSyscallError("statfs", err)
+	}
+	size := int64(st.Bavail)*st.Bsize - leave
+	if size <= 0 {
+		return nil
+	}
+	f, err := os.OpenFile(filepath.Join(dataDir, fillName), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	held, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	return os.NewSyscallError("fallocate", unix.Fallocate(int(f.Fd()), 0, held, size))
+}
+
+// free gives back what fill has taken.
+func free(dataDir string) error {
+	if err := os.Remove(filepath.Join(dataDir, fillName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// unmount takes file systems away; their members have ended.
+func unmount(dataDirs []string) error {
+	var all error
+	for _, dir := range dataDirs {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) { // it never started
+			all = errors.Join(all, os.NewSyscallError("umount", err))
+		}
+	}
+	return all
 }
 
 func (d *disks) close() {

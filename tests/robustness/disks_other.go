@@ -3,6 +3,7 @@
 package robustness
 
 import (
+	"errors"
 	"testing"
 	"time"
 )
@@ -15,3 +16,9 @@ func newDisks(testing.TB) *disks { return &disks{} }
 func (*disks) launcher(int, int64) []string { return nil }
 
 func (*disks) set(int, time.Duration) {}
+
+func fill(string, int64) error { return errors.ErrUnsupported }
+
+func free(string) error { return nil }
+
+func unmount([]string) error { return nil }

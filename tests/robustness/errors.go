@@ -35,8 +35,7 @@ func describe(err error) (text string, retryable bool) {
 	case codes.Unavailable, codes.DeadlineExceeded:
 		retryable = true
 	case codes.ResourceExhausted:
-		retryable = text == rpctypes.ErrorDesc(rpctypes.ErrGRPCRequestTooManyRequests) ||
-			text == rpctypes.ErrorDesc(rpctypes.ErrGRPCNoSpace)
+		retryable = text == rpctypes.ErrorDesc(rpctypes.ErrGRPCRequestTooManyRequests)
 	}
 	return fmt.Sprintf("%v: %s", code, text), retryable
 }

@@ -27,7 +27,11 @@ func faults() []fault {
 	healed := func(w *world, _ []int) { w.network.heal() }
 	cut := func(w *world, victims []int, into, out bool) {
 		for _, v := range victims {
-			for _, other := range w.others(victims) {
+			others := w.others(victims)
+			if len(others) == 0 { // all are victims: each is cut off from each
+				others = w.others([]int{v})
+			}
+			for _, other := range others {
 				if into {
 					w.network.set(name(other), name(v), condition{cut: true})
 				}
@@ -75,6 +79,35 @@ func faults() []fault {
 				w.disks.set(v, time.Hour)
 			}
 		}, (*world).speed},
+		{"full disk", 8, func(w *world, victims []int, _ *rand.Rand) {
+			for _, v := range victims {
+				w.fill(v)
+			}
+		}, (*world).free},
+	}
+}
+
+// fillLeaves is less than what a member wants for writes, two segments of its log of 64 MiB and a flush, and more than
+// what is still on its way needs.
+const fillLeaves = 100 << 20
+
+// fill fills the disk of a member, if it has one of its own.
+func (w *world) fill(i int) {
+	if w.options.diskSize == 0 {
+		return
+	}
+	w.journal.mayBeFull.Store(true)
+	if err := fill(w.cluster.Members[i].DataDir, fillLeaves); err != nil {
+		w.tb.Errorf("fill the disk of %s: %v", name(i), err)
+	}
+}
+
+// free makes room on disks again.
+func (w *world) free(victims []int) {
+	for _, v := range victims {
+		if err := free(w.cluster.Members[v].DataDir); err != nil {
+			w.tb.Errorf("free the disk of %s: %v", name(v), err)
+		}
 	}
 }
 
@@ -188,8 +221,8 @@ func drawStrike(rng *rand.Rand, n int) strike {
 	return s
 }
 
-// take goes one step and says what it was. Every fault is healed at its end; a member that was started need not be ready.
-func (w *world) take(s step, rng *rand.Rand) string {
+// take goes one step, and logs what it is. Every fault is healed at its end; a member that was started need not be ready.
+func (w *world) take(s step, rng *rand.Rand) {
 	w.tb.Helper()
 	var told []string
 	leader := w.leader()
@@ -201,10 +234,10 @@ func (w *world) take(s step, rng *rand.Rand) string {
 		told = append(told, fmt.Sprintf("%s %s %v", hit.fault.name, hit.whom, hit.victims))
 		hit.fault.strike(w, hit.victims, rng)
 	}
-	text := fmt.Sprintf("%6.1f s, the leader is %d: %s for %v, then rest for %v", w.journal.now().Seconds(), leader, strings.Join(told, " and "),
+	w.tb.Logf("%6.1f s, the leader is %d: %s for %v, then rest for %v", w.journal.now().Seconds(), leader, strings.Join(told, " and "),
 		s.lasts.Round(time.Millisecond), s.rest.Round(time.Millisecond))
-	w.tb.Log(text)
 	pause(context.Background(), s.lasts)
+	w.free(w.others(nil)) // first: what starts needs room
 	for _, hit := range s.strikes {
 		hit.fault.heal(w, hit.victims)
 	}
@@ -214,7 +247,6 @@ func (w *world) take(s step, rng *rand.Rand) string {
 		w.compact()
 	}
 	w.watchOver()
-	return text
 }
 
 // watchOver fails the test if a member has ended by itself.

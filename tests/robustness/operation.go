@@ -1,9 +1,12 @@
 package robustness
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
 // kind is what an operation does.
@@ -60,6 +63,8 @@ const maxOperations = 1_000_000
 type journal struct {
 	began  time.Time
 	newest atomic.Int64 // revision that any client has seen
+	// mayBeFull says that disks were filled on purpose: writes may be refused for that.
+	mayBeFull atomic.Bool
 
 	mu struct {
 		sync.Mutex
@@ -119,6 +124,7 @@ func (j *journal) failed(err error) {
 func (j *journal) fail(err error) {
 	text, retryable := describe(err)
 	j.mu.failed[text]++
+	retryable = retryable || j.mayBeFull.Load() && errors.Is(err, rpctypes.ErrNoSpace)
 	if !retryable && len(j.mu.forbidden) < 10 {
 		j.mu.forbidden = append(j.mu.forbidden, text)
 	}

@@ -21,6 +21,8 @@ type watcher struct {
 	etcd      *clientv3.Client
 	journal   *journal
 	chronicle *chronicle
+	// hears returns false when it need not be told of the end: who would tell it is gone. It may be nil.
+	hears func() bool
 
 	next    atomic.Int64 // revision that it has not been told of
 	changes []change     // of a watcher with a prefix; read when it has ended

@@ -60,6 +60,10 @@ func newWorld(tb testing.TB, options worldOptions) *world {
 	w.chronicle, w.promises = newChronicle(), newPromises()
 	tb.Cleanup(w.close)
 	w.disks = newDisks(tb)
+	if options.diskSize > 0 {
+		_ = tb.TempDir() // it is removed after what is mounted in it is gone
+		tb.Cleanup(w.unmount)
+	}
 	w.cluster = harness.StartCluster(tb, options.kind, options.members, harness.ClusterOptions{
 		Options:   harness.Options{Args: append(flags[:len(flags):len(flags)], options.args...)},
 		Advertise: w.advertise,
@@ -77,6 +81,19 @@ func newWorld(tb testing.TB, options worldOptions) *world {
 	w.watching, w.endWatches = context.WithCancel(context.Background())
 	w.loading, w.endLoad = context.WithCancel(context.Background())
 	return w
+}
+
+func (w *world) unmount() {
+	if w.cluster == nil {
+		return
+	}
+	var dirs []string
+	for _, m := range w.cluster.Members {
+		dirs = append(dirs, m.DataDir)
+	}
+	if err := unmount(dirs); err != nil {
+		w.tb.Error(err)
+	}
 }
 
 // advertise puts a proxy before a member.
@@ -114,11 +131,11 @@ func (w *world) begin() {
 	for i, etcd := range w.etcds {
 		w.addClient(etcd)
 		w.addClient(w.all)
-		w.addWatcher(newWatcher("the watcher of "+name(i), "", etcd, w.journal, w.chronicle))
+		w.watch(i)
 	}
 	w.addWatcher(newWatcher("the watcher of all", "", w.all, w.journal, w.chronicle))
-	w.addWatcher(newWatcher("the watcher of data", "data/", w.etcds[0], w.journal, w.chronicle))
-	w.addWatcher(newWatcher("the watcher of leases", leasePrefix, w.etcds[1], w.journal, w.chronicle))
+	w.addWatcher(newWatcher("the watcher of data", "data/", w.all, w.journal, w.chronicle))
+	w.addWatcher(newWatcher("the watcher of leases", leasePrefix, w.all, w.journal, w.chronicle))
 	for range 3 {
 		w.clients++
 		h := &holder{number: w.clients, rng: rand.New(rand.NewPCG(w.options.seed, uint64(w.clients))), etcd: w.all,
@@ -131,6 +148,13 @@ func (w *world) addClient(etcd *clientv3.Client) {
 	w.clients++
 	c := newClient(w.clients, w.options.seed, etcd, w.journal, &w.started)
 	w.load.Go(func() { c.run(w.loading) })
+}
+
+// watch adds a watcher of everything through member i.
+func (w *world) watch(i int) {
+	watcher := newWatcher("the watcher of "+name(i), "", w.etcds[i], w.journal, w.chronicle)
+	watcher.hears = func() bool { return !w.gone[i] }
+	w.addWatcher(watcher)
 }
 
 func (w *world) addWatcher(watcher *watcher) {
@@ -169,7 +193,7 @@ func (w *world) close() {
 // far above what a slow machine needs.
 const (
 	callPatience = 5 * time.Second
-	endPatience  = 90 * time.Second
+	endPatience  = 3 * time.Minute
 )
 
 // eventually repeats f until it returns nil, and fails the test with its last error when that takes too long.
