@@ -76,7 +76,7 @@ func faults() []fault {
 		}, (*world).speed},
 		{"stalled disk", 8, func(w *world, victims []int, _ *rand.Rand) {
 			for _, v := range victims {
-				w.disks.set(v, time.Hour)
+				w.stall(v)
 			}
 		}, (*world).speed},
 		{"full disk", 8, func(w *world, victims []int, _ *rand.Rand) {
@@ -110,6 +110,9 @@ func (w *world) free(victims []int) {
 		}
 	}
 }
+
+// stall has no fsync of a member end until speed.
+func (w *world) stall(i int) { w.disks.set(i, time.Hour) }
 
 // speed makes disks fast again.
 func (w *world) speed(victims []int) {

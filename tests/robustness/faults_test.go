@@ -2,9 +2,13 @@ package robustness
 
 import (
 	"flag"
+	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/dolmen-io/dolmen/tests/harness"
 )
@@ -13,6 +17,30 @@ var (
 	lasts   = flag.Duration("time", 10*time.Second, "how long random faults strike a cluster under load")
 	members = flag.Int("members", 3, "members of the cluster that random faults strike")
 )
+
+// TestDraw: a seed draws the same steps again, and every fault and every choice of victims comes up.
+func TestDraw(t *testing.T) {
+	steps := func() (all []string) {
+		for seed := range uint64(30) {
+			rng := rand.New(rand.NewPCG(seed, 0))
+			for range 10 {
+				s := draw(rng, 5)
+				for _, hit := range s.strikes {
+					all = append(all, fmt.Sprint(hit.fault.name, " ", hit.whom, " ", hit.victims, s.lasts, s.rest, s.compact))
+				}
+			}
+		}
+		return all
+	}
+	all := steps()
+	require.Equal(t, all, steps())
+	text := strings.Join(all, "\n")
+	for _, f := range faults() {
+		for _, whom := range []string{theLeader, "one", "many"} {
+			require.Contains(t, text, f.name+" "+whom)
+		}
+	}
+}
 
 // TestRandomFaults: whatever happens to members, their disks and the wires between them, no client is told anything that a
 // single store would not have told it, no acknowledged write is lost, and all members end with the same data.

@@ -62,8 +62,11 @@ func fullDisks(t *testing.T, w *world) {
 // refusesForRoom holds that a member refuses a write because it has no room, and reads the newest all the same.
 func (w *world) refusesForRoom(i int) func(context.Context) error {
 	return func(ctx context.Context) error {
-		if _, err := w.etcds[i].Put(ctx, probeKey, ownValue); !errors.Is(err, rpctypes.ErrNoSpace) {
-			return fmt.Errorf("a write ended with %v", err)
+		switch _, err := w.etcds[i].Put(ctx, probeKey, ownValue); {
+		case err == nil:
+			return errors.New("a write was taken")
+		case !errors.Is(err, rpctypes.ErrNoSpace):
+			return fmt.Errorf("a write ended with %w", err)
 		}
 		if _, err := w.etcds[i].Get(ctx, probeKey); err != nil {
 			return fmt.Errorf("a read ended with %w", err)
