@@ -46,13 +46,11 @@ func faults() []fault {
 		{"stop", 4, func(w *world, victims []int, _ *rand.Rand) { w.end(victims, (*harness.Server).Stop) }, (*world).revive},
 		{"pause", 12, func(w *world, victims []int, _ *rand.Rand) {
 			for _, v := range victims {
-				w.cluster.Pause(v)
+				if !w.dead[v] {
+					w.cluster.Pause(v)
+				}
 			}
-		}, func(w *world, victims []int) {
-			for _, v := range victims {
-				w.cluster.Resume(v)
-			}
-		}},
+		}, (*world).resume},
 		{"isolate", 14, func(w *world, victims []int, _ *rand.Rand) { cut(w, victims, true, true) }, healed},
 		{"deafen", 9, func(w *world, victims []int, _ *rand.Rand) { cut(w, victims, true, false) }, healed},
 		{"mute", 9, func(w *world, victims []int, _ *rand.Rand) { cut(w, victims, false, true) }, healed},
@@ -121,8 +119,19 @@ func (w *world) speed(victims []int) {
 	}
 }
 
-// end ends processes.
+// resume lets paused processes go on.
+func (w *world) resume(victims []int) {
+	for _, v := range victims {
+		if !w.dead[v] {
+			w.cluster.Resume(v)
+		}
+	}
+}
+
+// end ends processes. What would keep one from ending when it is asked to is over before.
 func (w *world) end(victims []int, how func(*harness.Server)) {
+	w.resume(victims)
+	w.speed(victims)
 	for _, v := range victims {
 		if !w.dead[v] {
 			how(w.cluster.Members[v])

@@ -42,6 +42,26 @@ func TestDraw(t *testing.T) {
 	}
 }
 
+// TestFaultsMeet has every fault meet one that is drawn, on the same member, in a cluster without load.
+func TestFaultsMeet(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, worldOptions{kind: harness.Subject(), members: 3, seed: *seed})
+	rng := rand.New(rand.NewPCG(*seed, 0))
+	all := faults()
+	for i, first := range all {
+		second := all[rng.IntN(len(all))]
+		victims := []int{i % 3}
+		first.strike(w, victims, rng)
+		second.strike(w, victims, rng)
+		for _, f := range []fault{first, second} {
+			f.heal(w, victims)
+		}
+		w.watchOver()
+	}
+	w.recover()
+	w.watchOver()
+}
+
 // TestRandomFaults: whatever happens to members, their disks and the wires between them, no client is told anything that a
 // single store would not have told it, no acknowledged write is lost, and all members end with the same data.
 func TestRandomFaults(t *testing.T) {
