@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,15 +53,21 @@ func buildVersion() (own, revision string) {
 }
 
 // adoptStrayLogs sends what libraries write to Go's and gRPC's global loggers to ours, so that every
-// line of the process has the same form. It returns how to undo it.
-func adoptStrayLogs(cfg *config.Config, lg *zap.Logger) (undo func()) {
+// line of the process has the same form. The trace that GODEBUG=http2debug asks for stays as Go prints
+// it, which is how etcd prints it and what its readers look for. It returns how to undo it.
+func adoptStrayLogs(cfg *config.Config, lg *zap.Logger, environ []string) (undo func()) {
 	grpcLogger := lg
 	if cfg.Log.Level != "debug" {
 		grpcLogger = lg.WithOptions(zap.IncreaseLevel(zapcore.WarnLevel))
 	}
 	grpclog.SetLoggerV2(zapgrpc.NewLogger(grpcLogger))
 	globals := zap.ReplaceGlobals(lg)
-	std := zap.RedirectStdLog(lg)
+	std := func() {}
+	if !slices.ContainsFunc(environ, func(variable string) bool {
+		return strings.HasPrefix(variable, "GODEBUG=") && strings.Contains(variable, "http2debug=")
+	}) {
+		std = zap.RedirectStdLog(lg)
+	}
 	return func() {
 		std()
 		globals()

@@ -138,7 +138,7 @@ func (p *program) logger(cfg *config.Config) (*telemetry.Logger, error) {
 func (p *program) member(cfg *config.Config, notices config.Notices, parseErr error, lg *zap.Logger,
 	signals <-chan os.Signal,
 ) outcome {
-	defer adoptStrayLogs(cfg, lg)()
+	defer adoptStrayLogs(cfg, lg, p.environ)()
 	notices.Log(lg)
 	lg.Info("Running: ", zap.Strings("args", append([]string{p.name}, p.args...)))
 	if parseErr != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/dolmen-io/dolmen/internal/config"
 	"github.com/dolmen-io/dolmen/internal/discovery"
@@ -315,6 +317,26 @@ func TestLogFormat(t *testing.T) {
 		v.run()
 		require.Equal(t, tt.json, strings.HasPrefix(v.errs.String(), "{"), tt)
 	}
+}
+
+// TestStrayLogs: what a library prints becomes a line of ours, but for the trace of HTTP/2, which is Go's own text.
+func TestStrayLogs(t *testing.T) {
+	printed := func(godebug string) (ours int, plain string) {
+		core, lines := observer.New(zap.InfoLevel)
+		var buf bytes.Buffer
+		log.SetOutput(&buf)
+		defer log.SetOutput(os.Stderr)
+		defer adoptStrayLogs(config.Default(), zap.New(core), []string{"GODEBUG=" + godebug})()
+		log.Print(`field ":authority"`)
+		return lines.FilterMessage(`field ":authority"`).Len(), buf.String()
+	}
+	ours, plain := printed("madvdontneed=1")
+	require.Equal(t, 1, ours)
+	require.Empty(t, plain)
+
+	ours, plain = printed("madvdontneed=1,http2debug=2")
+	require.Zero(t, ours)
+	require.True(t, strings.HasSuffix(plain, " field \":authority\"\n"), plain)
 }
 
 func TestRotationByFlags(t *testing.T) {
