@@ -104,14 +104,13 @@ func (s kv) rangeStream(r *pb.RangeRequest, stream grpc.ServerStream) error {
 	case o.MinMod != 0 || o.MaxMod != 0 || o.MinCreate != 0 || o.MaxCreate != 0:
 		return status.Error(codes.Unimplemented, "RangeStream does not support revision filters")
 	}
-	// The stream is in key order, whatever it was asked to sort by: sorting each message for itself would
-	// skip keys and repeat others.
-	o.Order, o.Target = mvcc.SortNone, mvcc.SortByKey
+	o.Order = mvcc.SortNone
 	return toStatus(s.streamChunks(stream, o, !r.GetSerializable()))
 }
 
 // streamChunks sends a range in pieces, all at the revision of the first. Only the last piece has a
-// header. Between pieces nothing is held, so a compaction may end the stream with ErrCompacted.
+// header. What one piece holds is sorted as Range sorts it. More is in key order, whatever it was asked to
+// be sorted by: sorting each piece for itself, as etcd does, skips keys and repeats others. Between pieces nothing is held, so a compaction may end the stream with ErrCompacted.
 func (s kv) streamChunks(stream grpc.ServerStream, o mvcc.RangeOptions, linearizable bool) error {
 	total := o.Limit
 	if total <= 0 {
@@ -127,6 +126,11 @@ func (s kv) streamChunks(stream grpc.ServerStream, o mvcc.RangeOptions, lineariz
 		var res mvcc.RangeResult
 		if err = permit(v.Auth); err == nil {
 			res, err = v.KV.Range(o)
+		}
+		if err == nil && o.Target != mvcc.SortByKey {
+			if o.Target = mvcc.SortByKey; res.More && o.Limit < total {
+				res, err = v.KV.Range(o)
+			}
 		}
 		if err == nil && header == 0 {
 			header = res.Revision

@@ -207,6 +207,35 @@ func TestRangeStreamEqualsRange(t *testing.T) {
 	}
 }
 
+// What is asked to be sorted by something else than the key is, if it fits one piece; no key is left out if it does not.
+func TestRangeStreamSorts(t *testing.T) {
+	f := newFixture(t)
+	for i := range 30 {
+		f.put(fmt.Sprintf("k%02d", i), fmt.Sprintf("v%02d", 99-i))
+	}
+	keys := func(text string) (all []string) {
+		pieces, err := f.stream(parse(t, &pb.RangeRequest{}, text))
+		require.NoError(t, err)
+		for _, p := range pieces {
+			for _, kv := range p.GetKvs() {
+				all = append(all, string(kv.GetKey()))
+			}
+		}
+		return all
+	}
+	require.Equal(t, []string{"k03", "k02", "k01", "k00"}, keys(`key:"k" range_end:"k04" sort_target:VALUE`))
+	require.Equal(t, []string{"k03", "k02", "k01", "k00"}, keys(`key:"k" range_end:"k04" sort_target:VALUE keys_only:true`))
+	require.Len(t, keys(`key:"k" range_end:"k10" sort_target:VALUE`), firstChunk)
+	require.Equal(t, keys(`key:"k" range_end:"l"`), keys(`key:"k" range_end:"l" sort_target:VALUE`))
+	require.Equal(t, keys(`key:"k" range_end:"l" limit:20`), keys(`key:"k" range_end:"l" limit:20 sort_target:VALUE`))
+	limited, err := f.kv.Range(f.ctx, parse(t, &pb.RangeRequest{}, `key:"k" range_end:"l" limit:3 sort_target:VALUE`))
+	require.NoError(t, err)
+	pieces, err := f.stream(parse(t, &pb.RangeRequest{}, `key:"k" range_end:"l" limit:3 sort_target:VALUE`))
+	require.NoError(t, err)
+	require.Len(t, pieces, 1)
+	requireEqual(t, limited, pieces[0])
+}
+
 func TestRangeStreamPieces(t *testing.T) {
 	f := newFixture(t)
 	f.services.limits.RequestBytes = 2000
