@@ -20,10 +20,13 @@ TIME    ?= 10m
 SEED    ?= 1
 MEMBERS ?= 3
 
+# Flags of `make e2e`; `make e2e E2E=-help` lists them.
+E2E     ?=
+
 # The least statement coverage of a package, in percent.
 COVERAGE ?= 75
 
-.PHONY: build run cluster test cover etcdctl lint fuzz bench compat interchange crash robustness sim clean
+.PHONY: build run cluster test cover etcdctl lint fuzz bench compat interchange crash robustness sim e2e clean
 
 build: ## bin/dolmen, and bin/etcd as a link to it
 	$(GO) build -buildvcs=auto -o $(OUT)/dolmen ./cmd/dolmen
@@ -79,6 +82,9 @@ crash: ## the long kill-and-restart and power-cut rounds, on each engine
 
 robustness: ## TIME of random faults, from SEED, on a cluster of MEMBERS processes under load, and whether all was right
 	cd tests && $(GO) test -count=1 -v -timeout 0 ./robustness -run '^TestRandomFaults$$' -args -time $(TIME) -seed $(SEED) -members $(MEMBERS)
+
+e2e: ## etcd's own common tests on ours, with the official etcdctl and etcdutl; E2E="-run TestKV" runs some, E2E=-etcd the real etcd
+	cd tests && $(GO) run ./e2e $(E2E)
 
 sim: ## SEEDS simulated clusters, each from its seed; a failure prints its seed, and FIRST_SEED=n SEEDS=1 repeats it
 	$(GO) test -c -o $(OUT)/sim.test ./internal/sim

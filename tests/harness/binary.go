@@ -34,6 +34,9 @@ var (
 	etcdutlBinary = sync.OnceValues(etcdutlProgram.build)
 )
 
+// RealEtcd returns the path of the real etcd 3.7.3.
+func RealEtcd() (string, error) { return etcdBinary() }
+
 // Etcdctl returns the path of the official etcdctl 3.7.3.
 func Etcdctl() (string, error) { return etcdctlBinary() }
 
