@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,7 +15,6 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
-	"github.com/dolmen-io/dolmen/internal/certs"
 	"github.com/dolmen-io/dolmen/internal/config"
 	"github.com/dolmen-io/dolmen/internal/membership"
 	"github.com/dolmen-io/dolmen/internal/peer"
@@ -202,15 +200,3 @@ func (n *network) ReportSnapshot(id uint64, failed bool) { n.m.cons.ReportSnapsh
 
 // ActiveSince implements peers.
 func (n *network) ActiveSince(id uint64) time.Time { return n.transport.ActiveSince(id) }
-
-// newPeerClient returns a client for what members ask each other. certificates, which may be nil, are those of --peer-*.
-func newPeerClient(certificates *certs.Store) *http.Client {
-	transport := &http.Transport{} // no proxy: the environment's are not for members
-	if certificates != nil {
-		transport.DialTLSContext = dialWith(certificates)
-	}
-	return &http.Client{
-		Transport:     transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-}

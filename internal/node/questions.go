@@ -3,12 +3,10 @@ package node
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -50,13 +48,6 @@ func (q *questions) only(cluster uint64, stranger func(url, cluster string)) {
 // newQuestions makes the client of a member. certificates, which may be nil, are those of --peer-*.
 func newQuestions(patience time.Duration, certificates *certs.Store, limit int64) *questions {
 	return &questions{patience: patience, client: newPeerClient(certificates), limit: limit}
-}
-
-func dialWith(certificates *certs.Store) func(ctx context.Context, network, address string) (net.Conn, error) {
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		// From the files as they are now.
-		return (&tls.Dialer{Config: certificates.Client()}).DialContext(ctx, network, address)
-	}
 }
 
 // reply is what a member has answered.
