@@ -83,7 +83,7 @@ crash: ## the long kill-and-restart and power-cut rounds, on each engine
 robustness: ## TIME of random faults, from SEED, on a cluster of MEMBERS processes under load, and whether all was right
 	cd tests && $(GO) test -count=1 -v -timeout 0 ./robustness -run '^TestRandomFaults$$' -args -time $(TIME) -seed $(SEED) -members $(MEMBERS)
 
-e2e: ## etcd's own common tests on ours, with the official etcdctl and etcdutl; E2E="-run TestKV" runs some, E2E=-etcd the real etcd
+e2e: ## etcd's own common tests on ours, with the official etcdctl and etcdutl; E2E="-run TestKV" runs some, E2E=-mixed also with members of etcd
 	cd tests && $(GO) run ./e2e $(E2E)
 
 sim: ## SEEDS simulated clusters, each from its seed; a failure prints its seed, and FIRST_SEED=n SEEDS=1 repeats it

@@ -2,7 +2,8 @@
 //
 // The tests are package common of etcd's module of tests, built with the tag e2e: they start clusters of one and three
 // processes, with and without TLS, and speak to them through etcdctl. Here the process is ours, under the name etcd, and
-// etcdctl and etcdutl are the official ones. The module comes from the module proxy at the version in go.mod.
+// etcdctl and etcdutl are the official ones. With -mixed there are also clusters of which one member, or two of three, is
+// the real etcd: to the tests it is the release before. The module comes from the module proxy at the version in go.mod.
 package main
 
 import (
@@ -10,11 +11,13 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -35,6 +38,7 @@ const (
 type options struct {
 	run     string
 	etcd    bool
+	mixed   bool
 	timeout time.Duration
 	verbose bool
 }
@@ -43,6 +47,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.run, "run", "", "run only the tests that match, as of go test")
 	flag.BoolVar(&o.etcd, "etcd", false, "run them against the real etcd instead, nothing excluded")
+	flag.BoolVar(&o.mixed, "mixed", false, "run the tests of mixed versions too (LastVersion), the other members being the real etcd")
 	flag.DurationVar(&o.timeout, "timeout", 40*time.Minute, "give up after this time")
 	flag.BoolVar(&o.verbose, "v", false, "print the tests' output also where they pass")
 	flag.Parse()
@@ -71,23 +76,26 @@ func run(ctx context.Context, o options) error {
 		return fmt.Errorf("make a directory for programs and data: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	if err := install(dir, o.etcd); err != nil {
+	if err := install(dir, o); err != nil {
 		return err
 	}
 	return runSuite(ctx, dir, o, excluded)
 }
 
 // install puts the programs where the tests look for them, under the names that they look for.
-func install(dir string, real bool) error {
-	server := harness.OwnProgram
-	if real {
-		server = harness.RealEtcd
+func install(dir string, o options) error {
+	programs := map[string]func() (string, error){
+		"etcd": harness.OwnProgram, "etcdctl": harness.Etcdctl, "etcdutl": harness.Etcdutl,
 	}
-	for name, build := range map[string]func() (string, error){
-		"etcd": server, "etcdctl": harness.Etcdctl, "etcdutl": harness.Etcdutl,
-	} {
+	if o.etcd {
+		programs["etcd"] = harness.RealEtcd
+	}
+	if o.mixed {
+		programs["etcd-last-release"] = harness.RealEtcd
+	}
+	for _, name := range slices.Sorted(maps.Keys(programs)) {
 		fmt.Println("building", name)
-		program, err := build()
+		program, err := programs[name]()
 		if err != nil {
 			return err
 		}

@@ -18,13 +18,17 @@ type event struct {
 	Output  string
 }
 
+// slow is how long a subtest takes that has a line of its own: some tests take minutes, and who waits wants to see that
+// they go on.
+const slow = 5 * time.Second
+
 // outcome is a test that has ended.
 type outcome struct {
 	test    string
 	elapsed time.Duration
 }
 
-// report prints a line for each top-level test that ends, the output of those that fail, and a summary.
+// report prints a line for each test that ends and is top-level or slow, the output of those that fail, and a summary.
 type report struct {
 	out     io.Writer
 	verbose bool
@@ -33,7 +37,7 @@ type report struct {
 
 	passed, failed, skipped int // tests and their subtests
 	failures                []string
-	slowest                 []outcome // top-level tests
+	ends                    []outcome // of top-level tests
 }
 
 func newReport(out io.Writer, verbose bool) *report {
@@ -93,7 +97,7 @@ func (r *report) show(output []string) {
 	}
 }
 
-// ended counts a test that has ended, and prints it if it is a top-level one or has failed.
+// ended counts a test that has ended, and prints it if it is top-level or slow, or has failed.
 func (r *report) ended(e event) {
 	if e.Test == "" {
 		if e.Action == "fail" {
@@ -117,10 +121,13 @@ func (r *report) ended(e event) {
 	default:
 		r.skipped++
 	}
-	if !strings.Contains(e.Test, "/") {
-		elapsed := time.Duration(e.Elapsed * float64(time.Second))
-		r.slowest = append(r.slowest, outcome{e.Test, elapsed})
-		fmt.Fprintf(r.out, "%-4s %7.2fs %s\n", e.Action, elapsed.Seconds(), e.Test)
+	o := outcome{e.Test, time.Duration(e.Elapsed * float64(time.Second))}
+	whole := !strings.Contains(e.Test, "/")
+	if whole {
+		r.ends = append(r.ends, o)
+	}
+	if whole || o.elapsed >= slow {
+		fmt.Fprintf(r.out, "%-4s %7.2fs %s\n", e.Action, o.elapsed.Seconds(), e.Test)
 	}
 }
 
@@ -135,11 +142,11 @@ func (r *report) summary(excluded int) {
 		r.failures = append(r.failures, test+" (did not end)")
 	}
 	slices.Sort(r.failures)
-	slices.SortFunc(r.slowest, func(a, b outcome) int { return int(b.elapsed - a.elapsed) })
+	slices.SortFunc(r.ends, func(a, b outcome) int { return int(b.elapsed - a.elapsed) })
 	fmt.Fprintf(r.out, "\n%d passed, %d failed, %d skipped by themselves, %d excluded (subtests count)\n",
 		r.passed, r.failed, r.skipped, excluded)
 	fmt.Fprint(r.out, "slowest:")
-	for _, o := range r.slowest[:min(5, len(r.slowest))] {
+	for _, o := range r.ends[:min(5, len(r.ends))] {
 		fmt.Fprintf(r.out, " %s %.0fs", o.test, o.elapsed.Seconds())
 	}
 	fmt.Fprintln(r.out)

@@ -14,7 +14,11 @@ func TestReport(t *testing.T) {
 {"Action":"start"}
 {"Action":"run","Test":"TestA"}
 {"Action":"output","Test":"TestA","Output":"quiet\n"}
-{"Action":"pass","Test":"TestA","Elapsed":1.5}
+{"Action":"run","Test":"TestA/quick"}
+{"Action":"pass","Test":"TestA/quick","Elapsed":4}
+{"Action":"run","Test":"TestA/slow"}
+{"Action":"pass","Test":"TestA/slow","Elapsed":5}
+{"Action":"pass","Test":"TestA","Elapsed":9.5}
 {"Action":"run","Test":"TestB"}
 {"Action":"run","Test":"TestB/x"}
 {"Action":"output","Test":"TestB/x","Output":"expected 1\n"}
@@ -30,7 +34,8 @@ func TestReport(t *testing.T) {
 {"Action":"output","Output":"FAIL\n"}
 {"Action":"fail","Elapsed":4}`)))
 	r.summary(2)
-	require.Equal(t, `pass    1.50s TestA
+	require.Equal(t, `pass    5.00s TestA/slow
+pass    9.50s TestA
 expected 1
 fail    3.00s TestB
 fail    0.00s TestL
@@ -38,8 +43,8 @@ go: downloading something
 FAIL
 panic: test timed out
 
-1 passed, 4 failed, 1 skipped by themselves, 2 excluded (subtests count)
-slowest: TestB 3s TestA 2s TestL 0s
+3 passed, 4 failed, 1 skipped by themselves, 2 excluded (subtests count)
+slowest: TestA 10s TestB 3s TestL 0s
 FAILED TestB
 FAILED TestB/x
 FAILED TestC (did not end)
