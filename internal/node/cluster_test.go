@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -11,6 +12,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/membershippb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
@@ -30,7 +32,8 @@ type company struct {
 		sync.Mutex
 		version string // of each of them
 	}
-	since time.Time
+	since    time.Time
+	refusals []error // of Promote, one after the other; then it agrees
 }
 
 func (c *company) ActiveSince(uint64) time.Time { return c.since }
@@ -51,6 +54,11 @@ func (c *company) run(version string) {
 }
 
 func (c *company) Promote(_ context.Context, leader membership.Member, _ uint64) ([]membership.Member, error) {
+	if len(c.refusals) > 0 {
+		err := c.refusals[0]
+		c.refusals = c.refusals[1:]
+		return nil, err
+	}
 	return []membership.Member{leader}, nil
 }
 
@@ -181,6 +189,32 @@ func TestMoveLeaderToItself(t *testing.T) {
 		members, err := operator{m}.PromoteByLeader(t.Context(), 7)
 		require.NoError(t, err)
 		require.Equal(t, m.id.member, members[0].ID, "the leader is asked")
+		require.NoError(t, m.Stop(context.Background()))
+	})
+}
+
+// TestPromotionIsAskedForAgain: only an answer about the learner ends the asking before its time.
+func TestPromotionIsAskedForAgain(t *testing.T) {
+	smallSegments(t)
+	synctest.Test(t, func(t *testing.T) {
+		cfg, d := inMemory(t)
+		c := &company{}
+		m, _ := among(t, cfg, d, c)
+		o := operator{m}
+		unknown := errors.New("member promote: unknown error(whatever)")
+		c.refusals = []error{unknown, unknown}
+		begun := time.Now()
+		_, err := o.PromoteByLeader(t.Context(), 7)
+		require.NoError(t, err)
+		require.Equal(t, 2*leaderPoll, time.Since(begun))
+		for _, final := range []error{membership.ErrNotFound, rpctypes.ErrGRPCLearnerNotReady, rpctypes.ErrGRPCMemberNotLearner} {
+			c.refusals = []error{final, unknown}
+			_, err = o.PromoteByLeader(t.Context(), 7)
+			require.ErrorIs(t, err, final)
+		}
+		c.refusals = slices.Repeat([]error{unknown}, int(m.patience/leaderPoll)+1)
+		_, err = o.PromoteByLeader(t.Context(), 7)
+		require.ErrorIs(t, err, etcdapi.ErrTimeout)
 		require.NoError(t, m.Stop(context.Background()))
 	})
 }

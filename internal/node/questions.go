@@ -170,7 +170,7 @@ func (q *questions) Promote(ctx context.Context, leader membership.Member, id ui
 	case r.status == http.StatusRequestTimeout:
 		return nil, etcdapi.ErrTimeout
 	}
-	for _, known := range []error{rpctypes.ErrGRPCLearnerNotReady, rpctypes.ErrGRPCMemberNotLearner, rpctypes.ErrGRPCPermissionDenied} {
+	for _, known := range []error{rpctypes.ErrGRPCLearnerNotReady, rpctypes.ErrGRPCMemberNotLearner} {
 		if strings.Contains(string(r.body), strings.TrimPrefix(rpctypes.ErrorDesc(known), "etcdserver: ")) {
 			return nil, known
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
@@ -102,22 +103,33 @@ func (o operator) Connected(id uint64) membership.Connected {
 	return membership.Connected{Now: !since.IsZero(), Steadily: !since.IsZero() && time.Since(since) > steadyAfter}
 }
 
-// PromoteByLeader implements etcdapi.Operator.
+// PromoteByLeader implements etcdapi.Operator. As in etcd it asks again, of whoever leads by then, until the time of a
+// request has passed, unless the answer is about the learner itself.
 func (o operator) PromoteByLeader(ctx context.Context, id uint64) ([]membership.Member, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.patience)
 	defer cancel()
+	ticker := time.NewTicker(leaderPoll)
+	defer ticker.Stop()
 	for {
-		changed := o.cons.LeaderChanged()
-		if leader, found := o.leader(); found {
-			return o.others.Promote(ctx, leader, id)
+		leader, found := o.leader()
+		if found {
+			members, err := o.others.Promote(ctx, leader, id)
+			if err == nil || errors.Is(err, membership.ErrNotFound) || errors.Is(err, rpctypes.ErrGRPCLearnerNotReady) ||
+				errors.Is(err, rpctypes.ErrGRPCMemberNotLearner) {
+				return members, err
+			}
+			o.lg.Debug("could not have the leader promote a member", zap.Stringer("leader", types.ID(leader.ID)), zap.Error(err))
 		}
 		select {
-		case <-changed:
+		case <-ticker.C:
 		case <-o.stopping:
 			return nil, consensus.ErrStopped
 		case <-ctx.Done():
-			if errors.Is(ctx.Err(), context.Canceled) {
+			switch {
+			case errors.Is(ctx.Err(), context.Canceled):
 				return nil, etcdapi.ErrCanceled
+			case found:
+				return nil, etcdapi.ErrTimeout
 			}
 			return nil, etcdapi.ErrNoLeader
 		}
