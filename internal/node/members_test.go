@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
@@ -364,7 +365,7 @@ func TestLearner(t *testing.T) {
 	}, fleetPatience, 100*time.Millisecond)
 	require.Eventually(t, func() bool { return !f.members[at].IsLearner() }, fleetPatience, 10*time.Millisecond)
 	_, err := via.PromoteByLeader(t.Context(), f.members[at].id.member)
-	require.Error(t, err)
+	require.ErrorIs(t, err, rpctypes.ErrGRPCMemberNotLearner)
 	_, err = via.PromoteByLeader(t.Context(), 1)
 	require.ErrorIs(t, err, membership.ErrNotFound)
 }

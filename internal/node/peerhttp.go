@@ -153,7 +153,8 @@ func (m *Member) promoteHandler(services *etcdapi.Services) http.HandlerFunc {
 		members, err := services.Promote(r.Context(), r.Header.Get("Authorization"), id)
 		if err != nil {
 			m.lg.Warn("failed to promote a member", zap.Stringer("member-id", types.ID(id)), zap.Error(err))
-			http.Error(w, etcdapi.Message(err), promoteStatus(err))
+			code, text := promoteRefusal(err)
+			http.Error(w, text, code)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
@@ -163,16 +164,20 @@ func (m *Member) promoteHandler(services *etcdapi.Services) http.HandlerFunc {
 	}
 }
 
-func promoteStatus(err error) int {
+// promoteRefusal returns the status and the text that the member which asked knows an error by, be it ours or etcd's.
+func promoteRefusal(err error) (code int, text string) {
+	text = etcdapi.Message(err)
 	switch {
 	case errors.Is(err, membership.ErrNotFound), errors.Is(err, membership.ErrRemoved):
-		return http.StatusNotFound
-	case errors.Is(err, membership.ErrNotLearner), errors.Is(err, rpctypes.ErrGRPCLearnerNotReady):
-		return http.StatusPreconditionFailed
+		return http.StatusNotFound, text
+	case errors.Is(err, membership.ErrNotLearner), errors.Is(err, rpctypes.ErrGRPCMemberNotLearner):
+		return http.StatusPreconditionFailed, "membership: can only promote a learner member"
+	case errors.Is(err, rpctypes.ErrGRPCLearnerNotReady):
+		return http.StatusPreconditionFailed, text
 	case errors.Is(err, etcdapi.ErrTimeout):
-		return http.StatusRequestTimeout
+		return http.StatusRequestTimeout, text
 	}
-	return http.StatusInternalServerError
+	return http.StatusInternalServerError, text
 }
 
 // downgradeEnabled says whether the cluster is being downgraded, for members that are to join.
