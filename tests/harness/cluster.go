@@ -3,8 +3,11 @@ package harness
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -93,7 +96,7 @@ func StartCluster(tb testing.TB, kind Kind, n int, opts ClusterOptions) *Cluster
 // newMember makes one more member, which is not started.
 func (c *Cluster) newMember(state string) *Server {
 	c.tb.Helper()
-	ports, err := freePorts(2)
+	ports, err := kept.ports(2)
 	if err != nil {
 		c.tb.Fatal(err)
 	}
@@ -111,6 +114,51 @@ func (c *Cluster) newMember(state string) *Server {
 	c.tb.Cleanup(s.cleanup)
 	c.Members = append(c.Members, s)
 	return s
+}
+
+// keptPorts hands out addresses that are kept over starts.
+type keptPorts struct {
+	mu    sync.Mutex
+	given map[int]bool
+}
+
+// kept is of the whole process, so that none of its tests takes the ports of a member that is down.
+var kept keptPorts
+
+// Ports that are kept are below those that Linux, from 32768 on, and other systems give to outgoing connections and to
+// who asks for any: one of these would be taken while its member is down.
+const (
+	firstKept = 12_000
+	lastKept  = 32_767
+)
+
+// ports returns n loopback addresses that nobody listened on a moment ago, none of them twice.
+func (k *keptPorts) ports(n int) ([]string, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.given == nil {
+		k.given = map[int]bool{}
+	}
+	var addrs []string
+	for range lastKept - firstKept {
+		port := firstKept + rand.IntN(lastKept-firstKept+1)
+		if k.given[port] {
+			continue
+		}
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue // somebody else's
+		}
+		k.given[port] = true
+		addrs = append(addrs, l.Addr().String())
+		if err := l.Close(); err != nil {
+			return nil, fmt.Errorf("pick a free port: %w", err)
+		}
+		if len(addrs) == n {
+			return addrs, nil
+		}
+	}
+	return nil, fmt.Errorf("no %d ports are free from %d to %d", n, firstKept, lastKept)
 }
 
 // initial is --initial-cluster with every member there is.
