@@ -26,7 +26,7 @@ E2E     ?=
 # The least statement coverage of a package, in percent.
 COVERAGE ?= 75
 
-.PHONY: build run cluster test cover etcdctl lint fuzz bench compat interchange crash robustness sim e2e clean
+.PHONY: build run cluster test cover etcdctl lint fuzz bench compat compat-cluster interchange crash robustness sim e2e clean
 
 build: ## bin/dolmen, and bin/etcd as a link to it
 	$(GO) build -buildvcs=auto -o $(OUT)/dolmen ./cmd/dolmen
@@ -71,6 +71,12 @@ compat: ## the long comparison with a real etcd, on each engine
 	@set -e; for engine in pebble memory; do \
 		echo "comparing with etcd, our engine is $$engine"; \
 		(cd tests && DOLMEN_TEST_ENGINE=$$engine $(GO) test -count=1 -v -timeout 60m ./compat -args -seeds 50 -steps 2000); \
+	done
+
+compat-cluster: ## the long comparison of three members with three of etcd, at the leader and at a follower
+	@set -e; for endpoint in leader follower; do \
+		echo "comparing with etcd at the $$endpoint of three members"; \
+		(cd tests && $(GO) test -count=1 -v -parallel 4 -timeout 60m ./compat -args -endpoint $$endpoint -seeds 10 -steps 1000); \
 	done
 
 interchange: ## 100,000 keys from a real etcd to ours and back, on each engine

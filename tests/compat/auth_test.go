@@ -207,10 +207,7 @@ func TestTokensEnd(t *testing.T) {
 		use(reader, admin)
 		reader, admin = w.loginAs("reader", password("reader")), w.loginAs("root", password("root"))
 		w.notef("> stop and start again") // after a kill, etcd knows the tokens that its backend had not committed yet
-		w.conn.Close()
-		w.server.Stop()
-		w.server.Restart()
-		w.conn = w.server.Dial()
+		w.Recorder.restart(false)
 		use(reader, admin, nobody)
 		w.stale()
 		w.allUsers(root)
@@ -221,10 +218,7 @@ func TestTokensEnd(t *testing.T) {
 // restart kills the server and starts it again on its data.
 func (w *realm) restart() {
 	w.notef("> kill and start again")
-	w.conn.Close()
-	w.server.Kill()
-	w.server.Restart()
-	w.conn = w.server.Dial()
+	w.Recorder.restart(true)
 }
 
 // TestUsersSurvive: users, roles and whether auth is on are there after a kill; signed tokens are good for as long as

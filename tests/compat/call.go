@@ -2,7 +2,9 @@ package compat
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -46,7 +48,7 @@ func first(ctx context.Context, conn *grpc.ClientConn, m rpc, req proto.Message)
 	if err != nil {
 		return nil, err
 	}
-	if err := stream.SendMsg(req); err != nil {
+	if err := stream.SendMsg(req); err != nil && !errors.Is(err, io.EOF) { // after EOF, receiving tells why
 		return nil, err
 	}
 	if !m.clientStreams {

@@ -7,8 +7,11 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-// self returns the id of the member that a scenario talks to: the same on both, they advertise the same URLs.
+// self returns the id of the member that a scenario talks to.
 func (r *Recorder) self() uint64 {
+	if r.cluster != nil {
+		return r.target.self()
+	}
 	resp, err := pb.NewClusterClient(r.conn).MemberList(r.ctx, &pb.MemberListRequest{})
 	if err != nil || len(resp.Members) != 1 {
 		r.fatalf("list the only member: %v, %v", resp, err)

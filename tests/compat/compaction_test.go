@@ -72,10 +72,11 @@ func TestCompactionHashes(t *testing.T) {
 				for revision := range compacted + 2 {
 					r.Do(hashKV(revision))
 				}
-				r.server.Kill()
-				r.server.Restart()
-				r.conn = r.server.Dial()
-				r.DoAll(hashKV(compacted), hashKV(compacted-1), get(all, all))
+				r.restart(true)
+				if r.role == alone { // a cluster takes longer to end, and etcd may have written by then that the compaction is done
+					r.Do(hashKV(compacted))
+				}
+				r.DoAll(hashKV(compacted-1), get(all, all))
 			})
 		})
 	}

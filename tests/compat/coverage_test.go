@@ -53,10 +53,10 @@ func covered() map[string]coverage {
 		"LeaseLeases":     {good: []string{"TestLeaseList"}, bad: []string{"TestLeaseExpiry"}, rights: []string{"TestLeasesOfOthers"}},
 	})
 	add("etcdserverpb.Cluster", map[string]coverage{
-		"MemberAdd":     {good: []string{"TestLearnerOfASingleMember", "TestSecondVoter"}, bad: []string{"TestMemberAddURLs", "TestLearnerOfASingleMember"}},
+		"MemberAdd":     {good: []string{"TestLearnerOfASingleMember", "TestSecondVoter"}, bad: []string{"TestMemberAddURLs", "TestLearnerOfASingleMember", "TestReconfigurationOfThree"}},
 		"MemberRemove":  both("TestLearnerOfASingleMember", "TestLooseReconfiguration"),
 		"MemberUpdate":  both("TestLearnerOfASingleMember"),
-		"MemberPromote": both("TestLearnerOfASingleMember", "TestLooseReconfiguration"),
+		"MemberPromote": both("TestLearnerOfASingleMember", "TestLooseReconfiguration", "TestReconfigurationOfThree"),
 		"MemberList":    both("TestMemberListAndStatus", "TestSecondVoter"),
 	})
 	add("etcdserverpb.Maintenance", map[string]coverage{
@@ -66,7 +66,7 @@ func covered() map[string]coverage {
 		"Hash":       both("TestHash"),
 		"HashKV":     both("TestHashKV", "TestCompactionHashes", "TestRandom"),
 		"Snapshot":   both("TestSnapshotStream"),
-		"MoveLeader": both("TestLearnerOfASingleMember"),
+		"MoveLeader": both("TestLearnerOfASingleMember", "TestLeadership"),
 		"Downgrade":  both("TestDowngrade"),
 	})
 	management := coverage{good: []string{"TestAuthManagement", "TestRandom"}, bad: []string{"TestAuthManagement"}, rights: []string{"TestAuthManagement"}}
@@ -173,4 +173,14 @@ func declared(d ast.Decl) map[string]ast.Node {
 		}
 	}
 	return out
+}
+
+// TestOnlyAloneNamesTests: who renames a test takes it along in the table.
+func TestOnlyAloneNamesTests(t *testing.T) {
+	uses := usedNames(t)
+	for name := range onlyAlone {
+		if uses[name] == nil || !strings.HasPrefix(name, "Test") {
+			t.Errorf("there is no test %s", name)
+		}
+	}
 }

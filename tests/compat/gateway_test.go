@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,6 +32,9 @@ func jsonText(text string) string {
 				m[name] = "some"
 			}
 		}
+		if members, ok := m["members"].([]any); ok { // ascending by id
+			slices.SortFunc(members, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+		}
 	}
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -53,7 +57,7 @@ func (r *Recorder) send(verb, path, body string, headers ...string) {
 	if err != nil {
 		r.notef("! %v", err)
 	}
-	shown := string(text)
+	shown := r.rename(string(text))
 	if strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json") {
 		shown = jsonText(shown)
 	}
@@ -211,7 +215,7 @@ func TestGatewayWatch(t *testing.T) {
 				r.notef("! the stream has ended: %v", lines.Err())
 				return
 			}
-			r.notef("< %s", jsonText(lines.Text()))
+			r.notef("< %s", jsonText(r.rename(lines.Text())))
 		}
 		next()
 		next()
@@ -281,7 +285,7 @@ func TestGatewayWebsocket(t *testing.T) {
 					r.notef("! %v", err)
 					break
 				}
-				r.notef("< %v %s", kind, jsonText(string(answer)))
+				r.notef("< %v %s", kind, jsonText(r.rename(string(answer))))
 			}
 			conn.CloseNow()
 			cancel()

@@ -9,6 +9,8 @@ import (
 
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/dolmen-io/dolmen/tests/harness"
@@ -32,8 +34,11 @@ type pending struct {
 	err    error
 }
 
-func (r *Recorder) begin(req proto.Message) *pending {
-	ctx, cancel := context.WithTimeout(r.ctx, answerDeadline)
+func (r *Recorder) begin(req proto.Message) *pending { return r.beginWithin(answerDeadline, req) }
+
+// beginWithin is begin with another patience.
+func (r *Recorder) beginWithin(patience time.Duration, req proto.Message) *pending {
+	ctx, cancel := context.WithTimeout(r.ctx, patience)
 	p := &pending{req: req, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
@@ -46,6 +51,10 @@ func (r *Recorder) end(p *pending) {
 	<-p.done
 	p.cancel()
 	r.notef("> (waited) %s", r.text.render(p.req))
+	if status.Code(p.err) == codes.DeadlineExceeded { // the text is of the client or of the server, whoever is first
+		r.notef("! no answer in time")
+		return
+	}
 	if p.err != nil {
 		r.notef("! %s", renderError(p.err))
 		return

@@ -51,9 +51,7 @@ func TestHashKV(t *testing.T) {
 		{name: "restart", body: func(r *Recorder) {
 			fill(r)
 			r.DoAll(&pb.CompactionRequest{Revision: 6, Physical: true}, hashKV(6), hashKV(5), hashKV(0))
-			r.server.Stop()
-			r.server.Restart()
-			r.conn = r.server.Dial()
+			r.restart(false)
 			everyRevision(r, 11)
 		}},
 	})

@@ -34,10 +34,10 @@ func restoreKeys() []proto.Message {
 		put("b/elect/4b", "boss"), putLease("x", "5", leaseOfX), putLease("y", "6", leaseMixed)}
 }
 
-// matrix is what each caller tries, by the method's path.
-func matrix() map[string][]attempt {
+// matrix is what each caller tries, by the method's path, of a member with a peer URL.
+func matrix(ownURL string) map[string][]attempt {
 	out := map[string][]attempt{}
-	for _, part := range []map[string][]attempt{keyAttempts(), txnAttempts(), leaseAttempts(), memberAttempts(), authAttempts(), lockAttempts()} {
+	for _, part := range []map[string][]attempt{keyAttempts(), txnAttempts(), leaseAttempts(), memberAttempts(ownURL), authAttempts(), lockAttempts()} {
 		for path, list := range part {
 			out[path] = append(out[path], list...)
 		}
@@ -133,7 +133,7 @@ func leaseAttempts() map[string][]attempt {
 	return out
 }
 
-func memberAttempts() map[string][]attempt {
+func memberAttempts(ownURL string) map[string][]attempt {
 	alarm := func(action pb.AlarmRequest_AlarmAction) *pb.AlarmRequest {
 		return &pb.AlarmRequest{Action: action, MemberID: 11, Alarm: pb.AlarmType_NOSPACE}
 	}
@@ -142,7 +142,7 @@ func memberAttempts() map[string][]attempt {
 	}
 	return map[string][]attempt{
 		pb.Cluster_MemberAdd_FullMethodName: attempts(
-			&pb.MemberAddRequest{}, &pb.MemberAddRequest{PeerURLs: []string{"http://127.0.0.1:2380"}, IsLearner: true}),
+			&pb.MemberAddRequest{}, &pb.MemberAddRequest{PeerURLs: []string{ownURL}, IsLearner: true}),
 		pb.Cluster_MemberRemove_FullMethodName:  attempts(&pb.MemberRemoveRequest{ID: 99}),
 		pb.Cluster_MemberUpdate_FullMethodName:  attempts(&pb.MemberUpdateRequest{ID: 99, PeerURLs: []string{"http://127.0.0.9:9"}}),
 		pb.Cluster_MemberPromote_FullMethodName: attempts(&pb.MemberPromoteRequest{ID: 99}),
@@ -245,7 +245,7 @@ func lockAttempts() map[string][]attempt {
 
 // TestMatrixIsComplete: every method of etcd's services is tried, and nothing else.
 func TestMatrixIsComplete(t *testing.T) {
-	list := matrix()
+	list := matrix("http://127.0.0.1:2380")
 	if n := len(etcdRPCs()); n != 49 {
 		t.Errorf("etcd's services have %d methods, want the 49 of etcd 3.7", n)
 	}
@@ -267,7 +267,7 @@ func TestMatrixIsComplete(t *testing.T) {
 
 // tryAll lets a caller try every method.
 func (w *realm) tryAll(c caller) {
-	list := matrix()
+	list := matrix(w.peerURL())
 	for _, m := range etcdRPCs() {
 		for _, a := range list[m.path] {
 			if w.as(c, m, a.req) != nil {

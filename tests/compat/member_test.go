@@ -1,6 +1,7 @@
 package compat
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -28,8 +29,13 @@ func (r *Recorder) awaitStorageVersion() {
 			return false
 		}
 		members, err := pb.NewClusterClient(r.conn).MemberList(r.ctx, &pb.MemberListRequest{})
-		return err == nil && len(members.Members) == 1 && members.Members[0].Name != ""
+		return err == nil && r.published(members.Members)
 	})
+}
+
+// published reports whether every member has told the cluster its name.
+func (r *Recorder) published(members []*pb.Member) bool {
+	return len(members) == r.size() && !slices.ContainsFunc(members, func(m *pb.Member) bool { return m.Name == "" })
 }
 
 func TestAlarm(t *testing.T) {

@@ -23,7 +23,7 @@ import (
 
 // side is one of the two servers of a pair.
 type side struct {
-	server *harness.Server
+	*target
 	conn   *grpc.ClientConn
 	ctx    context.Context // of the watch streams; ends with a restart
 	cancel context.CancelFunc
@@ -59,9 +59,9 @@ func (d *difference) Error() string {
 	return fmt.Sprintf("- etcd:    %s\n+ subject: %s", d.want, d.got)
 }
 
-// newPair starts etcd and a server of the given kind, which may get further flags. With signed tokens, these are made
-// with a secret that both know.
-func newPair(t *testing.T, kind harness.Kind, signed bool, args ...string) *pair {
+// newPair starts etcd and a server of the given kind, which may get further flags, or a cluster of each. With signed
+// tokens, these are made with a secret that both know.
+func newPair(t *testing.T, where role, kind harness.Kind, signed bool, args ...string) *pair {
 	t.Helper()
 	common := []string{cheapPasswords}
 	if signed {
@@ -69,7 +69,7 @@ func newPair(t *testing.T, kind harness.Kind, signed bool, args ...string) *pair
 		common = append(common, "--auth-token=jwt,sign-method=HS256,ttl=10h,priv-key="+secret)
 	}
 	start := func(kind harness.Kind, args ...string) *side {
-		s := &side{server: harness.Start(t, kind, harness.Options{NoFsync: true, Args: append(args, common...)}),
+		s := &side{target: startTarget(t, kind, where, harness.Options{Args: append(args, common...)}),
 			tokens: map[string]string{badUser: "nonsense.1"}}
 		s.connect(t.Context())
 		return s
@@ -94,7 +94,7 @@ func secretFile(t *testing.T) string {
 }
 
 func (s *side) connect(ctx context.Context) {
-	s.conn = s.server.Dial()
+	s.conn = s.Dial()
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	s.logs = map[string]*watchLog{}
 }
@@ -104,7 +104,7 @@ func (p *pair) close() {
 	for _, s := range []*side{p.oracle, p.subject} {
 		s.cancel()
 		s.conn.Close()
-		s.server.Discard()
+		s.discard()
 	}
 }
 
@@ -124,8 +124,8 @@ func (p *pair) run(steps []Step) (index int, err error) {
 		}
 		if err != nil {
 			for _, side := range []*side{p.oracle, p.subject} {
-				if last, died := side.server.Died(); died {
-					err = fmt.Errorf("%w\n%s died:\n%s", err, side.server.Kind, last)
+				if last, died := side.died(); died {
+					err = fmt.Errorf("%w\n%s", err, last)
 				}
 			}
 			return at, err
@@ -219,14 +219,14 @@ func (p *pair) both(f func(*side) (proto.Message, error)) (proto.Message, error)
 	if err == nil && got.err == nil && proto.Equal(resp, got.resp) {
 		return resp, nil
 	}
-	var text renderer
-	show := func(a answer) string {
+	show := func(s *side, a answer) string {
 		if a.err != nil {
-			return renderError(a.err)
+			return s.rename(renderError(a.err))
 		}
+		text := renderer{target: s.target}
 		return text.render(a.resp)
 	}
-	if w, g := show(answer{resp, err}), show(got); w != g {
+	if w, g := show(p.oracle, answer{resp, err}), show(p.subject, got); w != g {
 		return nil, &difference{w, g}
 	}
 	if status.Code(err) == codes.Unavailable {
@@ -363,8 +363,7 @@ func (p *pair) restart() error {
 	for _, s := range []*side{p.oracle, p.subject} {
 		s.cancel()
 		s.conn.Close()
-		s.server.Kill()
-		s.server.Restart()
+		s.restart(true)
 		s.connect(p.t.Context())
 		if !p.signed {
 			// A restart ends tokens; but in etcd one that is younger than its backend's last commit lives on.

@@ -114,7 +114,7 @@ func (p *pair) settle(stream string) (settled bool, err error) {
 			return false, err
 		}
 	}
-	if w, g := p.oracle.logs[stream].unexpectedCancel(), p.subject.logs[stream].unexpectedCancel(); w != g {
+	if w, g := p.oracle.rename(p.oracle.logs[stream].unexpectedCancel()), p.subject.rename(p.subject.logs[stream].unexpectedCancel()); w != g {
 		return false, &difference{"cancellation on stream " + stream + ": " + w, g}
 	}
 	return true, nil

@@ -60,9 +60,7 @@ func TestQuotaExceeded(t *testing.T) {
 		for _, path := range []string{"/health", "/health?exclude=NOSPACE", "/readyz", "/livez"} {
 			r.fetch(http.MethodGet, path)
 		}
-		r.server.Kill()
-		r.server.Restart()
-		r.conn = r.server.Dial()
+		r.restart(true)
 		r.awaitStorageVersion()
 		r.Do(alarmRequest(pb.AlarmRequest_GET, 0, pb.AlarmType_NONE))
 		r.disarm()

@@ -173,7 +173,7 @@ var users = []string{
 func newRealm(r *Recorder) *realm {
 	r.until("the member is published", func() bool {
 		members, err := pb.NewClusterClient(r.conn).MemberList(r.ctx, &pb.MemberListRequest{})
-		return err == nil && len(members.Members) == 1 && members.Members[0].Name != ""
+		return err == nil && r.published(members.Members)
 	})
 	w := &realm{Recorder: r}
 	w.stale()

@@ -31,6 +31,7 @@ type renderer struct {
 	aliases map[int64]int64 // server-chosen lease id -> the number it is shown as
 	// members are the ids of members added here, which depend on the time, and what each is shown as.
 	members map[uint64]uint64
+	target  *target // whose names of things it uses; nil for none
 }
 
 // render returns m in one line, with what legitimately differs between two runs made equal.
@@ -38,10 +39,14 @@ func (r *renderer) render(m proto.Message) string {
 	m = proto.Clone(m)
 	switch m := m.(type) {
 	case *pb.LeaseTimeToLiveResponse:
-		if m.TTL <= m.GrantedTTL && m.GrantedTTL-m.TTL <= slackSeconds && m.TTL > 0 {
+		if m.TTL <= m.GrantedTTL+r.target.extension() && m.GrantedTTL-m.TTL <= slackSeconds && m.TTL > 0 {
 			m.TTL = m.GrantedTTL
 		}
 		sort.Slice(m.Keys, func(i, j int) bool { return string(m.Keys[i]) < string(m.Keys[j]) })
+	case *pb.LeaseLeasesResponse:
+		if r.target.follows(m.GetHeader().GetMemberId()) { // etcd orders by the time that is left, which only a leader knows
+			sort.Slice(m.Leases, func(i, j int) bool { return m.Leases[i].ID < m.Leases[j].ID })
+		}
 	case *pb.StatusResponse:
 		normalizeStatus(m)
 	case *pb.AlarmResponse:
@@ -54,12 +59,13 @@ func (r *renderer) render(m proto.Message) string {
 		m.RemainingBytes, m.Blob = 0, fmt.Appendf(nil, "some bytes: %v", len(m.Blob) > 0)
 	case interface{ GetMembers() []*pb.Member }:
 		members := m.GetMembers() // ascending by id
-		sort.Slice(members, func(i, j int) bool { return fmt.Sprint(members[i].PeerURLs) < fmt.Sprint(members[j].PeerURLs) })
+		urls := func(i int) string { return r.target.rename(fmt.Sprint(members[i].PeerURLs)) }
+		sort.Slice(members, func(i, j int) bool { return urls(i) < urls(j) })
 	}
 	rewrite(m.ProtoReflect(), r.field)
 	text := prototext.MarshalOptions{}.Format(m)
 	// prototext puts one or two spaces between fields, chosen per binary.
-	return strings.Join(strings.Fields(text), " ")
+	return r.target.rename(strings.Join(strings.Fields(text), " "))
 }
 
 var (

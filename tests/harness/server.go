@@ -56,10 +56,11 @@ type Options struct {
 	TLS *tls.Config
 }
 
-// What every server advertises; see the package comment.
 const (
 	advertisedClient = "127.0.0.1:2379"
-	advertisedPeer   = "http://127.0.0.1:2380"
+
+	// AdvertisedPeer is the peer URL that every server that stands alone advertises; see the package comment.
+	AdvertisedPeer = "http://127.0.0.1:2380"
 )
 
 const (
@@ -347,8 +348,8 @@ func (s *Server) args() []string {
 	} else {
 		args = append(args, "--name=default",
 			"--advertise-client-urls="+s.scheme()+"://"+advertisedClient,
-			"--initial-advertise-peer-urls="+advertisedPeer,
-			"--initial-cluster=default="+advertisedPeer,
+			"--initial-advertise-peer-urls="+AdvertisedPeer,
+			"--initial-cluster=default="+AdvertisedPeer,
 			// A single voter elects itself after one timeout; a short one makes hundreds of starts affordable.
 			"--heartbeat-interval=10",
 			"--election-timeout=50")
