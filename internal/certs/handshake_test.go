@@ -295,17 +295,22 @@ func TestCallingServers(t *testing.T) {
 		change  func(*fixture, *Config)
 		refused string
 	}{
-		"trusted":          {trust, ""},
-		"not trusted":      {nil, "x509: certificate signed by unknown authority"},
-		"trusting anybody": {func(_ *fixture, c *Config) { c.TrustAnyServer = true }, ""},
-		"an allowed name":  {func(f *fixture, c *Config) { trust(f, c); c.AllowedCNs = []string{"server"} }, ""},
+		"trusted":                   {trust, ""},
+		"not trusted":               {nil, "x509: certificate signed by unknown authority"},
+		"trusting anybody":          {func(_ *fixture, c *Config) { c.TrustAnyServer = true }, ""},
+		"by the name that all have": {func(f *fixture, c *Config) { trust(f, c); c.ServerName = "127.0.0.1" }, ""},
+		"not by that name": {func(f *fixture, c *Config) { trust(f, c); c.ServerName = "cluster.test" },
+			"wanted to match cluster.test"},
+		"an allowed name": {func(f *fixture, c *Config) { trust(f, c); c.AllowedCNs = []string{"server"} }, ""},
 		"a name not allowed": {func(f *fixture, c *Config) { trust(f, c); c.AllowedCNs = []string{"x"} },
 			"client certificate authentication failed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := open(t, test.change)
 			client := f.Client()
-			client.ServerName = "127.0.0.1"
+			if client.ServerName == "" {
+				client.ServerName = "127.0.0.1"
+			}
 			server := &tls.Config{Certificates: []tls.Certificate{f.own.TLS()}, MinVersion: tls.VersionTLS12}
 			_, _, err := shake(t, server, client)
 			if test.refused == "" {

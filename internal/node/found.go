@@ -43,6 +43,9 @@ func (f found) list() string {
 	return "[" + strings.Join(texts, " ") + "]"
 }
 
+// hasRun says whether a member has published itself. The names of founders are known before that.
+func hasRun(m membership.Member) bool { return len(m.ClientURLs) > 0 }
+
 func (f found) learners() (n int) {
 	for _, m := range f.members {
 		if m.IsLearner {
@@ -92,9 +95,9 @@ func (f found) admits(told founders) error {
 	self, listed := f.member(told.self.ID)
 	ours := membership.ClusterID(told.members)
 	switch {
-	case listed && len(self.ClientURLs) > 0:
+	case listed && hasRun(self):
 		return bootstrapped(self, f.url)
-	case f.id == ours && !listed && slices.ContainsFunc(f.members, membership.Member.Started):
+	case f.id == ours && !listed && slices.ContainsFunc(f.members, hasRun):
 		return fmt.Errorf("member %s=%s with ID %s is no member of the cluster any more, as %s says: it was removed, and its ID never comes back; "+
 			"add it again and start it with --initial-cluster-state=existing and an empty data directory",
 			told.self.Name, strings.Join(told.self.PeerURLs, ","), types.ID(told.self.ID), f.url)
@@ -108,6 +111,7 @@ func (f found) admits(told founders) error {
 // whyOther guesses why the cluster is another one, by its members.
 func (f found) whyOther(told founders) string {
 	for _, m := range f.members {
+		// Only one that was added has no name.
 		if !m.Started() && slices.Equal(sorted(m.PeerURLs), told.self.PeerURLs) {
 			return fmt.Sprintf("this member was added to it as %s; start it with --initial-cluster-state=existing", nameOf(m))
 		}

@@ -51,7 +51,7 @@ func (n *newcomer) existing(ctx context.Context, told founders) (identity, []mem
 	if err != nil {
 		return identity{}, nil, fmt.Errorf("error validating peerURLs %s: %w", there.list(), err)
 	}
-	if self.Started() {
+	if hasRun(self) {
 		return identity{}, nil, bootstrapped(self, there.url)
 	}
 	if learners := there.learners(); learners > n.cfg.MaxLearners {

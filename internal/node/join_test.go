@@ -81,9 +81,7 @@ func TestRefused(t *testing.T) {
 		require.NoError(t, err)
 		a.cluster, a.members = membership.ClusterID(told.members), nil
 		for _, m := range told.members {
-			if !started {
-				m.Name = ""
-			} else {
+			if started {
 				m.ClientURLs = []string{"http://c"}
 			}
 			a.members = append(a.members, m)
@@ -116,11 +114,10 @@ func TestRefused(t *testing.T) {
 		"new: it was removed": {func(t *testing.T, a *answering, cfg *config.Config) {
 			founded(t, a, cfg, true)
 			a.members = a.members[:1]
-			a.members[0] = membership.Member{ID: id(cfg, "a"), Name: "a", PeerURLs: []string{a.URL}}
+			a.members[0] = membership.Member{ID: id(cfg, "a"), Name: "a", PeerURLs: []string{a.URL}, ClientURLs: []string{"http://c"}}
 		}, []string{"is no member of the cluster any more, as AURL says", "its ID never comes back", "add it again"}},
 		"new: another token": {func(t *testing.T, a *answering, cfg *config.Config) {
 			founded(t, a, cfg, false)
-			a.members[0].Name, a.members[1].Name = "a", "b"
 			cfg.InitialClusterToken = "other"
 		}, []string{"cluster ID mismatch: AURL is of cluster ", "--initial-cluster-token=other makes cluster ", "the tokens differ", "the same --initial-cluster-token"}},
 		"new: another token, and the other has just begun": {func(t *testing.T, a *answering, cfg *config.Config) {
@@ -166,8 +163,10 @@ func TestRefused(t *testing.T) {
 			a.members[1].PeerURLs = []string{"http://127.0.0.1:1"}
 		}, []string{"PeerURLs: no match found for existing member (b, [http://127.0.0.1:1]), last resolver error (",
 			"as AURL tells", "--initial-cluster lacks member b at http://127.0.0.1:1, the cluster lacks b=" + selfURL}},
-		"existing: it has run before": {func(t *testing.T, a *answering, cfg *config.Config) { added(t, a, cfg); a.members[1].Name = "z" },
-			[]string{"member b has already been bootstrapped", `AURL knows it as "z" with data of its own`, "remove the member"}},
+		"existing: it has run before": {func(t *testing.T, a *answering, cfg *config.Config) {
+			added(t, a, cfg)
+			a.members[1].Name, a.members[1].ClientURLs = "z", []string{"http://c"}
+		}, []string{"member b has already been bootstrapped", `AURL knows it as "z" with data of its own`, "remove the member"}},
 		"existing: too many learners": {func(t *testing.T, a *answering, cfg *config.Config) {
 			added(t, a, cfg)
 			a.members[1].IsLearner, cfg.MaxLearners = true, 0
@@ -211,7 +210,6 @@ func TestAdmitted(t *testing.T) {
 			a.cluster = membership.ClusterID(told.members)
 			for _, m := range told.members {
 				if m.Name == "a" {
-					m.Name = ""
 					a.members = append(a.members, m)
 				}
 			}
