@@ -37,6 +37,7 @@ type report struct {
 
 	passed, failed, skipped int // tests and their subtests
 	failures                []string
+	unrun                   []string  // tests that one before them kept from running
 	ends                    []outcome // of top-level tests
 }
 
@@ -115,9 +116,8 @@ func (r *report) ended(e event) {
 		r.failures = append(r.failures, e.Test)
 		r.show(output)
 	case slices.ContainsFunc(output, isLeak):
-		r.failed++
-		r.failures = append(r.failures, e.Test+" (not run: a test before it left something behind)")
-		e.Action = "fail"
+		r.unrun = append(r.unrun, e.Test)
+		e.Action = "left"
 	default:
 		r.skipped++
 	}
@@ -134,12 +134,23 @@ func (r *report) ended(e event) {
 // isLeak recognises what a test says that skips itself because it found goroutines of a test before it.
 func isLeak(line string) bool { return strings.Contains(line, "Found leaked") }
 
+// leftOut returns the tests that did not run because of one before them, and forgets them.
+func (r *report) leftOut() []string {
+	tests := r.unrun
+	r.unrun = nil
+	return tests
+}
+
 // summary prints the counts, the slowest tests, and those that failed or did not come to their end.
 func (r *report) summary(excluded int) {
 	for test, output := range r.output {
 		r.show(output)
 		r.failed++
 		r.failures = append(r.failures, test+" (did not end)")
+	}
+	for _, test := range r.unrun {
+		r.failed++
+		r.failures = append(r.failures, test+" (not run)")
 	}
 	slices.Sort(r.failures)
 	slices.SortFunc(r.ends, func(a, b outcome) int { return int(b.elapsed - a.elapsed) })

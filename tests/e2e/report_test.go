@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"strings"
 	"testing"
 
@@ -38,7 +39,7 @@ func TestReport(t *testing.T) {
 pass    9.50s TestA
 expected 1
 fail    3.00s TestB
-fail    0.00s TestL
+left    0.00s TestL
 go: downloading something
 FAIL
 panic: test timed out
@@ -48,8 +49,24 @@ slowest: TestA 10s TestB 3s TestL 0s
 FAILED TestB
 FAILED TestB/x
 FAILED TestC (did not end)
-FAILED TestL (not run: a test before it left something behind)
+FAILED TestL (not run)
 `, out.String())
+}
+
+// TestLeftOut: what one test has kept from running is run again, and counts only then.
+func TestLeftOut(t *testing.T) {
+	r := newReport(io.Discard, false)
+	require.NoError(t, r.read(strings.NewReader(`{"Action":"run","Test":"TestL"}
+{"Action":"output","Test":"TestL","Output":"leak.go:113: Found leaked goroutined BEFORE test\n"}
+{"Action":"skip","Test":"TestL","Elapsed":0}`)))
+	left := r.leftOut()
+	require.Equal(t, []string{"TestL"}, left)
+	require.Equal(t, "^(TestL)$", again("", left))
+	require.Equal(t, "^(TestL|TestM)$/x/y", again("Test/x/y", []string{"TestL", "TestM"}))
+	require.NoError(t, r.read(strings.NewReader(`{"Action":"pass","Test":"TestL","Elapsed":1}`)))
+	r.summary(0)
+	require.Zero(t, r.failed)
+	require.Equal(t, 1, r.passed)
 }
 
 func TestReportOfABuildThatFails(t *testing.T) {
