@@ -34,6 +34,9 @@ func describe(err error) (text string, retryable bool) {
 	switch code {
 	case codes.Unavailable, codes.DeadlineExceeded:
 		retryable = true
+	case codes.Unknown:
+		// etcd names it no better: the leader hands over and takes no proposal meanwhile.
+		retryable = text == "raft proposal dropped"
 	case codes.ResourceExhausted:
 		retryable = text == rpctypes.ErrorDesc(rpctypes.ErrGRPCRequestTooManyRequests)
 	}
