@@ -281,6 +281,7 @@ func (f *fleet) add(engineName string, kind membership.Kind) (i int) {
 	cfg.InitialClusterState, cfg.InitialCluster = config.ClusterExisting, f.cluster()
 	now := time.Now()
 	m := membership.NewMember("", []string{cfg.AdvertisePeerURLs[0].String()}, cfg.InitialClusterToken, kind == membership.AddLearnerNode, &now)
+	require.Eventually(f.t, func() bool { return f.members[0].clusterVersion() != "" }, fleetPatience, time.Millisecond, "nobody joins before")
 	_, err := operator{f.members[0]}.Reconfigure(f.t.Context(), membership.Change{Kind: kind, ID: m.ID, Member: m})
 	require.NoError(f.t, err)
 	f.open(i)

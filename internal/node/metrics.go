@@ -56,15 +56,7 @@ func registerMetrics(r prometheus.Registerer, m *Member) error {
 		view(func(v *state.View) float64 { return float64(v.KV.Compacted()) }))
 	gauge("etcd_debugging_auth_revision", "The revision of users and roles.",
 		func() float64 { return float64(m.state.Users().Revision()) })
-	gauge("dolmen_disk_stalled", "Whether the raft log has been waiting for the disk for an election timeout or longer.",
-		func() float64 { return truth(m.cons.Status().DiskStalled) })
-	counter("dolmen_disk_stalls_total", "How often that has happened.", func() float64 { return float64(c.DiskStalls.Load()) })
-	counter("dolmen_disk_stall_handovers_total", "How often this member has begun to hand leadership over because of that.",
-		func() float64 { return float64(c.StallHandOvers.Load()) })
-	if m.network != nil {
-		counter("dolmen_snapshots_refused_total", "Snapshots of other members that were damaged or not what their message says.",
-			func() float64 { return float64(m.network.incoming.refused.Load()) })
-	}
+	registerStallMetrics(gauge, counter, m)
 	registerWatchMetrics(gauge, counter, m)
 	if m.network != nil {
 		registerStrangerMetrics(add, m)
@@ -82,6 +74,19 @@ func registerMetrics(r prometheus.Registerer, m *Member) error {
 		return fmt.Errorf("register metrics: %w", err)
 	}
 	return nil
+}
+
+func registerStallMetrics(gauge, counter func(name, help string, value func() float64), m *Member) {
+	c := m.cons.Counters()
+	gauge("dolmen_disk_stalled", "Whether the raft log has been waiting for the disk for an election timeout or longer.",
+		func() float64 { return truth(m.cons.Status().DiskStalled) })
+	counter("dolmen_disk_stalls_total", "How often that has happened.", func() float64 { return float64(c.DiskStalls.Load()) })
+	counter("dolmen_disk_stall_handovers_total", "How often this member has begun to hand leadership over because of that.",
+		func() float64 { return float64(c.StallHandOvers.Load()) })
+	if m.network != nil {
+		counter("dolmen_snapshots_refused_total", "Snapshots of other members that were damaged or not what their message says.",
+			func() float64 { return float64(m.network.incoming.refused.Load()) })
+	}
 }
 
 func registerWatchMetrics(gauge, counter func(name, help string, value func() float64), m *Member) {
