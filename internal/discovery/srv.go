@@ -131,8 +131,8 @@ func (q Records) lookup(ctx context.Context, r Resolver, scheme, service string,
 	if err != nil {
 		return nil, fmt.Errorf("error querying DNS SRV records for _%s %w", service, err)
 	}
-	records = slices.Clone(records) // they may be a cache's
 	// They come in a random order.
+	records = slices.Clone(records)
 	slices.SortFunc(records, func(a, b *net.SRV) int {
 		return cmp.Or(strings.Compare(a.Target, b.Target), cmp.Compare(a.Port, b.Port))
 	})

@@ -142,7 +142,9 @@ func newFounders(name string, urls types.URLsMap, token string) (f founders, err
 			f.self = m
 		}
 	}
-	slices.SortFunc(f.members, func(a, b membership.Member) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(f.members, func(a, b membership.Member) int {
+		return cmp.Or(cmp.Compare(a.ID, b.ID), strings.Compare(a.Name, b.Name))
+	})
 	if f.self.ID == 0 {
 		return f, fmt.Errorf("couldn't find local name %q in the initial cluster configuration, which has %s; "+
 			"give --name as it is called there, or correct --initial-cluster", name, f)

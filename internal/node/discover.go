@@ -29,7 +29,8 @@ func (n *newcomer) initial(ctx context.Context) (founders, error) {
 func (n *newcomer) initialAgain(ctx context.Context, unborn bool) (founders, error) {
 	d := n.cfg.Discovery
 	discovers := len(d.Endpoints) > 0 || d.SRVDomain != ""
-	if discovers && unborn {
+	founds := n.cfg.InitialClusterState == config.ClusterNew && !n.cfg.ForceNewCluster
+	if discovers && unborn && founds {
 		return n.initial(ctx)
 	}
 	if len(d.Endpoints) > 0 {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/dolmen-io/dolmen/internal/config"
 	"github.com/dolmen-io/dolmen/internal/discovery"
+	"github.com/dolmen-io/dolmen/internal/membership"
 )
 
 // opened is what came of opening a member.
@@ -155,4 +156,28 @@ func TestSRV(t *testing.T) {
 	stray.InitialCluster, stray.Discovery = "", f.cfgs[0].Discovery
 	_, err := openIn(t.Context(), stray, zap.NewNop(), surroundings{openDirectory, nil, names})
 	require.ErrorIs(t, err, discovery.ErrNotListed)
+}
+
+// TestTornFounderIsDiscoveredAgain: a member that has crashed in its first write begins its cluster again, with those
+// who were found before.
+func TestTornFounderIsDiscoveredAgain(t *testing.T) {
+	service := newFleet(t, config.EngineMemory, 1)
+	service.put(0, "/_etcd/registry/t/_config/size", "1")
+	f := &fleet{t: t}
+	cfg := f.configure(config.EngineMemory)
+	cfg.InitialCluster, cfg.Discovery.Token, cfg.Discovery.Endpoints = "", "t", service.members[0].ClientURLs()
+	d, err := openDirectory(t.Context(), cfg, zap.NewNop())
+	require.NoError(t, err)
+	told, err := (&newcomer{cfg: cfg, lg: zap.NewNop()}).initial(t.Context())
+	require.NoError(t, err)
+	o := origin{id: identity{member: told.self.ID, cluster: membership.ClusterID(told.members)}}
+	require.NoError(t, o.createLog(d))
+	require.NoError(t, o.consensus.Log.Close())
+	require.NoError(t, d.close())
+
+	f.open(0)
+	t.Cleanup(func() { f.kill(f.members[0]) })
+	f.awaitReady(0)
+	f.put(0, "k", "v")
+	f.require("k", "v")
 }
