@@ -113,6 +113,9 @@ func (s *Store) RemoveSome(limit int, finish bool) (done Removed) {
 		for v := s.cut(it, r.Revision); v != nil; v = v.prev.Load() {
 			r.rest = append(r.rest, v)
 		}
+		if len(r.rest) > 0 && r.rest[0] == it.head.Load() {
+			r.rest[0].prev.Store(nil) // roots that are kept may hold on to the item, but need not to what is below
+		}
 		work++
 	}
 	return done

@@ -1,6 +1,9 @@
 package mvcc
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"unsafe"
+)
 
 // item is a key and its versions. The key never changes; the chain grows at its head by the applier
 // and is cut at its tail by compaction, both with one atomic store, while readers walk it.
@@ -20,6 +23,11 @@ type version struct {
 	// kv is the encoded KeyValue, nil for a tombstone and for versions that are read from the engine.
 	kv   []byte
 	prev atomic.Pointer[version]
+}
+
+// size is the memory in bytes of an item whose only version is a tombstone.
+func (it *item) size() int64 {
+	return int64(unsafe.Sizeof(*it)+unsafe.Sizeof(version{})) + int64(len(it.key))
 }
 
 func (v *version) tombstone() bool { return v.ver == 0 }

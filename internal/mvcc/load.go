@@ -26,7 +26,7 @@ func Load(eng engine.Engine, progress func(revisions int64), attach func(Attachm
 		return nil, fmt.Errorf("mvcc: load: %w", err)
 	}
 	defer func() { err = errors.Join(err, sn.Close()) }()
-	s := &Store{eng: eng, tree: newTree(), current: 1}
+	s := &Store{eng: eng, tree: newTree(), current: 1, recent: recent{bounds: defaultBounds()}}
 	if s.finished, err = compactionMark(sn, finishedKey); err != nil {
 		return nil, fmt.Errorf("mvcc: load: finished compaction: %w", err)
 	}
@@ -39,6 +39,7 @@ func Load(eng engine.Engine, progress func(revisions int64), attach func(Attachm
 		return nil, err
 	}
 	s.current = max(s.current, s.compacted)
+	s.keep()
 	if attach != nil {
 		s.tree.root.ascend(span{open: true}, true, func(it *item) bool {
 			if v := it.head.Load(); v.lease != 0 {

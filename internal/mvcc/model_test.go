@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -61,6 +62,9 @@ type world struct {
 	store *Store
 	model model
 	views []*View
+	now   time.Time
+	// reads counts the reads of ranges at older revisions by the way that they took.
+	reads struct{ walked, forward, undone int }
 }
 
 func newWorld(t *testing.T, seed uint64) *world {
@@ -77,6 +81,11 @@ func (w *world) load() {
 	w.store, err = Load(w.eng, nil, nil)
 	require.NoError(w.t, err)
 	w.views = nil
+	few := []int{1, 2, 5, 30}
+	w.store.recent.bounds = bounds{
+		every: few[w.rng.IntN(4)], moments: 1 + 5*few[w.rng.IntN(4)], between: 1 + 5*few[w.rng.IntN(4)],
+		bytes: 1 << (10 + w.rng.IntN(12)),
+	}
 }
 
 func (w *world) key() []byte {
@@ -114,7 +123,17 @@ func (w *world) turn() {
 		w.store.RemoveSome(1+w.rng.IntN(200), true)
 	}
 	require.NoError(w.t, w.eng.Commit(batch))
+	w.publish()
+}
+
+func (w *world) publish() {
+	if w.now = w.now.Add(time.Duration(w.rng.IntN(2000)) * time.Millisecond); w.rng.IntN(5) == 0 {
+		w.store.Expire(w.now)
+	}
 	w.views = append(w.views, w.store.Publish())
+	if w.rng.IntN(8) == 0 {
+		w.store.recent.check(w.t, w.store.tree.root)
+	}
 }
 
 func (w *world) change(txn *Txn, used map[string]bool) {
@@ -192,6 +211,7 @@ func (w *world) checkView(v *View) {
 		return
 	}
 	require.NoError(w.t, err)
+	w.countRead(v, o)
 	want := encodeAll(w.model.at(newSpan(key, end), at))
 	require.EqualValues(w.t, len(want), res.Count)
 	more := o.Limit > 0 && int64(len(want)) > o.Limit
@@ -205,6 +225,20 @@ func (w *world) checkView(v *View) {
 	require.NoError(w.t, err)
 	require.Equal(w.t, res.Count, count.Count)
 	require.Empty(w.t, count.KVs)
+}
+
+func (w *world) countRead(v *View, o RangeOptions) {
+	if len(o.End) == 0 || o.Revision == 0 {
+		return
+	}
+	switch e, counted := v.exactlyAt(o.Revision); {
+	case !counted:
+		w.reads.walked++
+	case e.undo:
+		w.reads.undone++
+	default:
+		w.reads.forward++
+	}
 }
 
 // checkHistory compares the events of a random stretch of history.
@@ -241,6 +275,7 @@ func (w *world) checkPrev(v *View, e watch.Event) {
 }
 
 func TestStoreAgainstModel(t *testing.T) {
+	var reads struct{ walked, forward, undone int }
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			w := newWorld(t, seed)
@@ -259,12 +294,16 @@ func TestStoreAgainstModel(t *testing.T) {
 					require.Equal(t, bytes, w.store.Bytes())
 					require.Equal(t, keys, w.store.Keys())
 					require.Equal(t, max(w.model.current, 1), w.store.Current())
-					w.views = append(w.views, w.store.Publish())
+					w.publish()
 				}
 			}
 			w.drain()
+			reads.walked += w.reads.walked
+			reads.forward += w.reads.forward
+			reads.undone += w.reads.undone
 		})
 	}
+	require.True(t, reads.walked > 50 && reads.forward > 50 && reads.undone > 50, "some way is hardly taken: %+v", reads)
 }
 
 // drain finishes all compaction and checks that the engine holds exactly what may still be read.

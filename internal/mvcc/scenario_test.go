@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/datadriven"
 	"github.com/stretchr/testify/require"
@@ -27,6 +28,7 @@ type scenario struct {
 	eng   engine.Engine
 	store *Store
 	view  *View
+	now   time.Time
 }
 
 // TestScenarios runs testdata. The commands are:
@@ -38,9 +40,13 @@ type scenario struct {
 //	remove limit=n   a step of removal
 //	engine           the revisions that the engine holds
 //	reload           a new store from the engine
+//	bounds every=n moments=n between=n bytes=n
+//	expire after=s   some seconds pass
+//	recent           the moments: revision, then the changes up to the next
+//	way rev=n        from which root a range at a revision is read
 func TestScenarios(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
-		s := &scenario{t: t, eng: openEngine(t)}
+		s := &scenario{t: t, eng: openEngine(t), now: time.Unix(0, 0)}
 		s.reload()
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			s.t = t
@@ -67,6 +73,9 @@ func (s *scenario) run(d *datadriven.TestData) string {
 		return s.content()
 	case "reload":
 		return s.reload()
+	}
+	if out, ok := s.runRecent(d); ok {
+		return out
 	}
 	d.Fatalf(s.t, "unknown command %q", d.Cmd)
 	return ""
@@ -96,6 +105,7 @@ func (s *scenario) commit(change func()) {
 	require.NoError(s.t, s.eng.Commit(batch))
 	s.view = s.store.Publish()
 	invariants(s.t, s.view.root, nil, nil, s.store.tree.gen)
+	s.store.recent.check(s.t, s.view.root)
 }
 
 func (s *scenario) turn(lines []string) string {

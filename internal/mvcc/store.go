@@ -26,6 +26,7 @@ type Store struct {
 	// whole says that the compaction accepted last found the one before it complete.
 	whole   bool
 	removal removal
+	recent  recent
 
 	batch   *engine.Batch
 	events  []watch.Event
@@ -66,9 +67,10 @@ func (s *Store) Publish() *View {
 	}
 	clear(s.touched)
 	s.touched = s.touched[:0]
+	s.keepIfDue()
 	return &View{
 		eng: s.eng, root: s.tree.publish(), current: s.current, compacted: s.compacted, finished: s.finished,
-		keys: s.keys, bytes: s.bytes,
+		keys: s.keys, bytes: s.bytes, past: s.recent.past, open: s.recent.open, recentBytes: s.recent.bytes,
 	}
 }
 
@@ -98,6 +100,7 @@ func (t *Txn) Revision() int64 {
 func (t *Txn) End() int64 {
 	if t.Changed() {
 		t.s.current = t.rev.Main
+		t.s.keepIfDue()
 	}
 	return t.s.current
 }
@@ -166,10 +169,12 @@ func (t *Txn) Put(key, value []byte, lease int64) (Previous, error) {
 	switch {
 	case isNew:
 		s.tree.insert(it, true)
-		s.keys++
 	case !exists:
 		s.tree.setExists(it.key, true)
+	}
+	if !exists {
 		s.keys++
+		s.recent.note(it, t.rev.Main, true)
 	}
 	t.record(it, v.kv, v.kv, s.eventPrev(old, exists, t.rev.Main, prev.KV), false)
 	return prev, nil
@@ -233,6 +238,7 @@ func (t *Txn) bury(it *item, old *version, kv []byte) {
 	it.head.Store(v)
 	t.s.tree.setExists(it.key, false)
 	t.s.keys--
+	t.s.recent.note(it, t.rev.Main, false)
 	t.record(it, stored, event.Encode(), t.s.eventPrev(old, true, t.rev.Main, kv), true)
 }
 
@@ -251,7 +257,10 @@ func (t *Txn) record(it *item, stored, event, prev []byte, tombstone bool) {
 
 // Range reads within the transaction: its own changes are visible when o.Revision is 0.
 func (t *Txn) Range(o RangeOptions) (RangeResult, error) {
-	v := &View{eng: t.s.eng, root: t.s.tree.root, current: t.s.current, compacted: t.s.compacted}
+	v := &View{
+		eng: t.s.eng, root: t.s.tree.root, current: t.s.current, compacted: t.s.compacted,
+		past: t.s.recent.past, open: t.s.recent.open,
+	}
 	if t.Changed() {
 		v.current = t.rev.Main
 	}

@@ -5,6 +5,7 @@ import (
 	"math/bits"
 	"slices"
 	"sort"
+	"unsafe"
 )
 
 // Node sizes. A leaf has at most 64 items so that one word says which of them exist; inner nodes are
@@ -48,9 +49,33 @@ type tree struct {
 	root *node
 	gen  uint64
 	size int
+
+	// kept is the generation of the last root that is kept, 0 for none; replaced is what left the tree since
+	// and is held on to by it.
+	kept     uint64
+	replaced []replaced
 }
 
-func newTree() *tree { return &tree{root: &node{}} }
+func newTree() *tree { return &tree{root: &node{gen: 1}, gen: 1} }
+
+// leaves notes that n is no longer part of the tree.
+func (t *tree) leaves(n *node) {
+	if n.gen <= t.kept {
+		t.replaced = append(t.replaced, replaced{n.gen, n.size()})
+	}
+}
+
+// takeReplaced returns what has left the tree, and forgets it; the result is valid until the next change.
+func (t *tree) takeReplaced() []replaced {
+	r := t.replaced
+	t.replaced = t.replaced[:0]
+	return r
+}
+
+// size is the node's own memory in bytes.
+func (n *node) size() int64 {
+	return int64(unsafe.Sizeof(*n)) + 8*int64(cap(n.items)+cap(n.children)) + 24*int64(cap(n.seps))
+}
 
 // publish returns the current root and makes everything below it immutable.
 func (t *tree) publish() *node {
@@ -63,6 +88,7 @@ func (t *tree) own(n *node) *node {
 	if n.gen == t.gen {
 		return n
 	}
+	t.leaves(n)
 	c := &node{gen: t.gen, live: n.live, bits: n.bits}
 	if n.leaf() {
 		c.items = append(make([]*item, 0, max(len(n.items)+1, 8)), n.items...)
@@ -211,6 +237,9 @@ func (t *tree) removeAt(n *node, key []byte) *node {
 		i, _ := n.find(key)
 		low := n.bits & (1<<i - 1)
 		n.bits = low | (n.bits>>1)&^(1<<i-1)
+		if t.kept > 0 {
+			t.replaced = append(t.replaced, replaced{0, n.items[i].size()})
+		}
 		n.items = slices.Delete(n.items, i, i+1)
 		return n
 	}
@@ -231,6 +260,7 @@ func (t *tree) merge(n *node, i int) bool {
 		return false
 	}
 	l = t.own(l)
+	t.leaves(r)
 	if l.leaf() {
 		l.bits |= r.bits << len(l.items)
 		l.items = append(l.items, r.items...)

@@ -73,6 +73,11 @@ type View struct {
 	current, compacted int64
 	finished           int64
 	keys, bytes        int64
+
+	// past are the moments that are kept, open the changes from the last one to the view's root.
+	past        []moment
+	open        []change
+	recentBytes int64
 }
 
 // Current returns the revision of the view.
@@ -94,16 +99,16 @@ func (v *View) Bytes() int64 { return v.bytes }
 // read; other errors are the engine's.
 func (v *View) Range(o RangeOptions) (RangeResult, error) {
 	res := RangeResult{Revision: v.current}
-	at, newest := v.current, true
+	at := v.current
 	switch {
 	case o.Revision > v.current:
 		return res, ErrFuture
 	case o.Revision > 0 && o.Revision < v.compacted:
 		return res, ErrCompacted
-	case o.Revision > 0 && o.Revision != v.current:
-		at, newest = o.Revision, false
+	case o.Revision > 0:
+		at = o.Revision
 	}
-	r := reader{v: v, at: at, newest: newest}
+	r := reader{v: v, at: at}
 	if len(o.End) == 0 {
 		return r.point(o, res)
 	}
@@ -111,8 +116,13 @@ func (v *View) Range(o RangeOptions) (RangeResult, error) {
 	if sp.empty() {
 		return res, nil
 	}
-	if newest {
-		res.Count = int64(v.root.count(sp))
+	if at == v.current {
+		r.from, r.counted = exactly{root: v.root}, true
+	} else {
+		r.from, r.counted = v.exactlyAt(at)
+	}
+	if r.counted {
+		res.Count = int64(r.from.count(sp))
 		if o.CountOnly || res.Count == 0 {
 			return res, nil
 		}
@@ -120,11 +130,14 @@ func (v *View) Range(o RangeOptions) (RangeResult, error) {
 	return r.span(sp, o, res)
 }
 
-// reader reads a view at one revision, which is the view's own when newest.
+// reader reads a view at one revision.
 type reader struct {
-	v      *View
-	at     int64
-	newest bool
+	v  *View
+	at int64
+	// from gives counts and ranges at the revision, unless it is too long ago. Then the whole range is walked
+	// to count.
+	from    exactly
+	counted bool
 }
 
 // found is a key with its version at the reader's revision.
@@ -163,22 +176,22 @@ func (r reader) span(sp span, o RangeOptions, res RangeResult) (RangeResult, err
 		fetch = o.Limit + 1
 	}
 	var list []found
-	if r.newest {
+	if r.counted {
 		list = make([]found, 0, min(capacity(fetch), res.Count))
-	}
-	r.v.root.ascend(sp, r.newest, func(it *item) bool {
-		v := it.liveAt(r.at)
-		if v == nil {
-			return true
-		}
-		if !r.newest {
-			res.Count++
-		}
-		if !o.CountOnly && (fetch == 0 || int64(len(list)) < fetch) {
+		r.from.ascend(sp, r.at, func(it *item, v *version) bool {
 			list = append(list, found{it: it, v: v})
-		}
-		return !r.newest || fetch == 0 || int64(len(list)) < fetch
-	})
+			return int64(len(list)) != fetch
+		})
+	} else {
+		r.v.root.ascend(sp, false, func(it *item) bool {
+			if v := it.liveAt(r.at); v != nil {
+				if res.Count++; !o.CountOnly && (fetch == 0 || int64(len(list)) < fetch) {
+					list = append(list, found{it: it, v: v})
+				}
+			}
+			return true
+		})
+	}
 	list = filter(list, &o)
 	if err := r.sort(list, &o); err != nil {
 		return res, err

@@ -45,7 +45,13 @@ type applier struct {
 	replaced *replacements
 }
 
+// expireEvery is how often the state lets go of what reads at recent revisions need no more, which it keeps for a
+// minute: often enough for that to be a minute.
+const expireEvery = 5 * time.Second
+
 func (a *applier) run() error {
+	expire := time.NewTicker(expireEvery)
+	defer expire.Stop()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var due <-chan time.Time // the next step of a compaction
@@ -68,6 +74,8 @@ func (a *applier) run() error {
 			a.remover.hashBegun()
 		case sum := <-a.remover.hasher.done:
 			a.remover.hashDone(sum)
+		case now := <-expire.C:
+			a.state.Expire(now)
 		case <-due:
 			due = nil
 			if err := a.remover.step(); err != nil {

@@ -54,6 +54,10 @@ func registerMetrics(r prometheus.Registerer, m *Member) error {
 		view(func(v *state.View) float64 { return float64(v.KV.Current()) }))
 	gauge("etcd_debugging_mvcc_compact_revision", "The revision of the last compaction, -1 before any.",
 		view(func(v *state.View) float64 { return float64(v.KV.Compacted()) }))
+	gauge("dolmen_mvcc_recent_roots", "Roots of the key index that are kept for reads at revisions of the last minute.",
+		view(func(v *state.View) float64 { roots, _ := v.KV.Recent(); return float64(roots) }))
+	gauge("dolmen_mvcc_recent_bytes", "Memory that only the kept roots of the key index hold on to.",
+		view(func(v *state.View) float64 { _, bytes := v.KV.Recent(); return float64(bytes) }))
 	gauge("etcd_debugging_auth_revision", "The revision of users and roles.",
 		func() float64 { return float64(m.state.Users().Revision()) })
 	registerStallMetrics(gauge, counter, m)

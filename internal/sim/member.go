@@ -246,6 +246,7 @@ func (m *member) restart() {
 // tick is the ticker of the member's loop, by its own clock.
 func (m *member) tick() {
 	m.ticks++
+	m.state.Expire(m.now())
 	m.did(m.hand.Tick())
 	m.in(time.Duration(float64(tickInterval)/m.speed), m.tick)
 }

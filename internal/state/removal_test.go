@@ -1,7 +1,9 @@
 package state
 
 import (
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -34,4 +36,29 @@ func TestHashKV(t *testing.T) {
 	h, err := v.HashKV(0)
 	require.NoError(t, err)
 	require.Equal(t, v.KV.Current(), h.Revision)
+}
+
+// TestExpire: what is kept for reads at recent revisions goes after a minute, also without further turns.
+func TestExpire(t *testing.T) {
+	s := open(t, openEngine(t))
+	for i := range 500 {
+		mustApply(t, s, fmt.Sprintf(`put:{key:"%d"}`, i))
+	}
+	recent := func() (int, int64) {
+		v := s.View()
+		defer v.Release()
+		return v.KV.Recent()
+	}
+	roots, bytes := recent()
+	require.Greater(t, roots, 1)
+	require.Positive(t, bytes)
+	start := time.Unix(0, 0)
+	s.Expire(start)
+	s.Expire(start.Add(time.Minute))
+	again, _ := recent()
+	require.Equal(t, roots, again, "none is older than a minute")
+	s.Expire(start.Add(time.Minute + time.Second))
+	roots, bytes = recent()
+	require.Equal(t, 1, roots)
+	require.Zero(t, bytes)
 }

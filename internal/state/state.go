@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -178,6 +179,14 @@ func (s *State) publish() *View {
 		s.retired = append(s.retired, old)
 	}
 	return v
+}
+
+// Expire lets go of what only cheap reads at revisions of more than a minute ago need. It belongs to the applier and
+// is to be called every few seconds; mvcc.Store.Expire says what happens without.
+func (s *State) Expire(now time.Time) {
+	if s.store.Expire(now) {
+		s.publish()
+	}
 }
 
 // readableFrom returns the oldest revision that any view in use may still be asked for: a view does not
