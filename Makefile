@@ -26,7 +26,7 @@ E2E     ?=
 # The least statement coverage of a package, in percent.
 COVERAGE ?= 75
 
-.PHONY: build run cluster test cover etcdctl lint fuzz bench compat compat-cluster interchange crash robustness sim e2e clean
+.PHONY: build run cluster test cover etcdctl lint fuzz bench bench-store compat compat-cluster interchange crash robustness sim e2e clean
 
 build: ## bin/dolmen, and bin/etcd as a link to it
 	$(GO) build -buildvcs=auto -o $(OUT)/dolmen ./cmd/dolmen
@@ -41,21 +41,24 @@ cluster: build ## three members on localhost, at ports 2379, 12379 and 22379, un
 etcdctl: ## bin/etcdctl, etcd's own client at the version that the tests use
 	cd tests && $(GO) build -o ../$(OUT)/etcdctl go.etcd.io/etcd/etcdctl/v3
 
-test: compiler ## all tests of both modules under the race detector
+test: compiler ## all tests of all modules under the race detector
 	@mkdir -p $(OUT)
 	$(GO) test -race -timeout 15m -coverprofile=$(OUT)/cover.out ./...
 	@echo "comparing with a real etcd, which is built first"
 	cd tests && $(GO) test -race -short -timeout 15m ./...
+	cd bench && $(GO) test -race -timeout 15m ./...
 
 cover: ## the statement coverage of each package in the last `make test`; fails below COVERAGE
 	@test -f $(OUT)/cover.out || { echo "run make test first: it measures what this looks at" >&2; exit 1; }
 	@awk -v least=$(COVERAGE) -f .ci/coverage.awk $(OUT)/cover.out
 
-lint: ## vet, and the formatting and linters of .golangci.yml, in both modules
+lint: ## vet, and the formatting and linters of .golangci.yml, in all modules
 	$(GO) vet ./...
 	cd tests && $(GO) vet ./...
+	cd bench && $(GO) vet ./...
 	$(GO) tool -modfile=tools/go.mod golangci-lint run ./...
 	cd tests && $(GO) tool -modfile=../tools/go.mod golangci-lint run -c ../.golangci.yml ./...
+	cd bench && $(GO) tool -modfile=../tools/go.mod golangci-lint run -c ../.golangci.yml ./...
 
 fuzz: ## every fuzz test for FUZZTIME
 	@set -e; grep -rl --include='*_test.go' '^func Fuzz' cmd internal | sort | while read -r file; do \
@@ -66,6 +69,9 @@ fuzz: ## every fuzz test for FUZZTIME
 
 bench: ## every benchmark once, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+bench-store: ## our key space against etcd's mvcc package, without a network; ARGS are its flags, as in: ARGS="-rounds 3"
+	cd bench && $(GO) run ./store $(ARGS)
 
 compat: ## the long comparison with a real etcd, on each engine
 	@set -e; for engine in pebble memory; do \

@@ -51,13 +51,15 @@ func TestNothingOfEtcdsServerIsLinked(t *testing.T) {
 	}
 }
 
-// TestTestsModule holds the module of the comparison tests to the rules for tests.
-func TestTestsModule(t *testing.T) {
-	files, err := Load(filepath.Join("..", "..", "tests"))
-	require.NoError(t, err)
-	require.NotEmpty(t, files)
-	for _, finding := range CheckTests(files) {
-		t.Error(finding)
+// TestOtherModules holds the modules that compare with etcd to the rules for tests.
+func TestOtherModules(t *testing.T) {
+	for _, module := range []string{"tests", "bench"} {
+		files, err := Load(filepath.Join("..", "..", module))
+		require.NoError(t, err)
+		require.NotEmpty(t, files)
+		for _, finding := range CheckTests(files) {
+			t.Error(module, finding)
+		}
 	}
 }
 
