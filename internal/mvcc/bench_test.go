@@ -2,7 +2,10 @@ package mvcc
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"runtime"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -113,4 +116,57 @@ func BenchmarkPut(b *testing.B) {
 	}
 	b.Run("existing", func(b *testing.B) { run(b, func(i int) []byte { return benchKey(i * 7919 % 100_000) }) })
 	b.Run("new", func(b *testing.B) { run(b, func(i int) []byte { return benchKey(100_000 + i) }) })
+}
+
+// forgetful is an engine that holds nothing, so that what is measured is the key space alone.
+type forgetful struct{ engine.Engine }
+
+func (forgetful) Commit(*engine.Batch) error { return nil }
+
+// BenchmarkMemory loads a million keys of 40 bytes with values of 256, in random order, and says what each
+// costs: with its value, and without the encoded KeyValue; and how long a collection of all that takes.
+func BenchmarkMemory(b *testing.B) {
+	const n = 1_000_000
+	for b.Loop() {
+		before := heap()
+		s, err := Load(forgetful{openEngine(b)}, nil, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		value := make([]byte, 256)
+		batch := &engine.Batch{}
+		encoded := 0
+		for i, k := range rand.New(rand.NewPCG(1, 2)).Perm(n) {
+			if i%100 == 0 {
+				s.Publish()
+				batch.Reset()
+				s.Begin(batch)
+			}
+			txn := s.Txn()
+			if _, err := txn.Put(fmt.Appendf(nil, "/registry/pods/namespace-%02d/pod-%08d", k%100, k/100), value, 0); err != nil {
+				b.Fatal(err)
+			}
+			txn.End()
+			encoded += len(s.Events()[i%100].KV)
+		}
+		s.Begin(&engine.Batch{})
+		s.recent = recent{bounds: defaultBounds()}
+		s.keep()
+		after := heap()
+		start := time.Now()
+		runtime.GC()
+		b.ReportMetric(float64(time.Since(start).Microseconds())/1000, "ms/GC")
+		used := float64(after.HeapAlloc - before.HeapAlloc)
+		b.ReportMetric(used/n, "B/key")
+		b.ReportMetric((used-float64(encoded))/n, "B/key-without-KV")
+		b.ReportMetric(float64(after.HeapObjects-before.HeapObjects)/n, "objects/key")
+		runtime.KeepAlive(s)
+	}
+}
+
+func heap() (m runtime.MemStats) {
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m
 }

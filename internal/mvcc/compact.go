@@ -108,7 +108,7 @@ func (s *Store) RemoveSome(limit int, finish bool) (done Removed) {
 			}
 			return done
 		}
-		r.next = append(append(r.next[:0], it.key...), 0)
+		r.next = append(append(r.next[:0], it.key()...), 0)
 		r.rest = r.rest[:0]
 		for v := s.cut(it, r.Revision); v != nil; v = v.prev.Load() {
 			r.rest = append(r.rest, v)
@@ -134,13 +134,13 @@ func (s *Store) finish(done *Removed) {
 func (s *Store) cut(it *item, main int64) (rest *version) {
 	var newer *version
 	keep := it.head.Load()
-	for keep != nil && keep.rev.Main > main {
+	for keep != nil && keep.main > main {
 		newer, keep = keep, keep.prev.Load()
 	}
 	if keep == nil {
 		return nil
 	}
-	if !keep.tombstone() || keep.rev.Main == main {
+	if !keep.tombstone() || keep.main == main {
 		rest = keep.prev.Load()
 		keep.prev.Store(nil)
 		return rest
@@ -149,14 +149,14 @@ func (s *Store) cut(it *item, main int64) (rest *version) {
 		newer.prev.Store(nil)
 		return keep
 	}
-	s.tree.remove(it.key)
+	s.tree.remove(it.key())
 	return keep
 }
 
 func (s *Store) erase(v *version) {
-	key := v.rev.EngineKey(v.tombstone())
+	key := v.rev().EngineKey(v.tombstone())
 	s.batch.Delete(key)
-	s.bytes -= int64(len(key)) + v.size
+	s.bytes -= int64(len(key)) + v.summary().size
 }
 
 // first returns the first item with a key at or after key, nil if there is none.

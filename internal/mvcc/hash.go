@@ -78,7 +78,7 @@ func (h *hashing) counts(it *item, rev Revision) bool {
 		return false
 	}
 	ver := it.at(h.last)
-	return ver != nil && ver.rev == rev && h.kept(ver)
+	return ver != nil && ver.rev() == rev && h.kept(ver)
 }
 
 func (h *hashing) sum() Hash {
@@ -107,7 +107,7 @@ func (v *View) Hash(revision int64) (Hash, error) {
 				return false
 			}
 			ver := it.liveAt(v.compacted)
-			return ver != nil && ver.rev == rev
+			return ver != nil && ver.rev() == rev
 		})
 	var failed error
 	err = sn.Scan(nil, engine.RevisionsEnd, false, func(key, value []byte) bool {
@@ -139,7 +139,7 @@ func (v *View) HashCompaction(c Compaction) (*CompactionHash, error) {
 		return nil, fmt.Errorf("mvcc: hash compaction %d: %w", c.Revision, err)
 	}
 	h := v.newHashing(c.Previous, c.Revision,
-		func(ver *version) bool { return !ver.tombstone() || ver.rev.Main == c.Revision },
+		func(ver *version) bool { return !ver.tombstone() || ver.main == c.Revision },
 		func(*item, Revision) bool { return true })
 	return &CompactionHash{h: h, sn: sn}, nil
 }

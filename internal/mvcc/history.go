@@ -78,13 +78,13 @@ func (v *View) previous(sn engine.Snapshot, key []byte, main int64) ([]byte, err
 		return nil, nil
 	}
 	ver := it.liveAt(main - 1)
-	if ver == nil || ver.kv != nil {
-		if ver == nil {
-			return nil, nil
-		}
-		return ver.kv, nil
+	if ver == nil {
+		return nil, nil
 	}
-	kv, err := sn.Get(ver.rev.EngineKey(false))
+	if kv := ver.kv(); kv != nil {
+		return kv, nil
+	}
+	kv, err := sn.Get(ver.rev().EngineKey(false))
 	if isNotFound(err) {
 		return nil, nil
 	}

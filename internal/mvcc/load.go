@@ -42,8 +42,8 @@ func Load(eng engine.Engine, progress func(revisions int64), attach func(Attachm
 	s.keep()
 	if attach != nil {
 		s.tree.root.ascend(span{open: true}, true, func(it *item) bool {
-			if v := it.head.Load(); v.lease != 0 {
-				attach(Attachment{Lease: v.lease, Key: it.key})
+			if lease := it.head.Load().summary().lease; lease != 0 {
+				attach(Attachment{Lease: lease, Key: it.key()})
 			}
 			return true
 		})
@@ -83,23 +83,24 @@ func (s *Store) loadOne(key, value []byte) error {
 	}
 	s.current = rev.Main
 	s.bytes += int64(len(key) + len(value))
-	v := &version{rev: rev, size: int64(len(value))}
+	kind := uint32(kindTombstone)
 	if !tombstone {
-		v.create, v.ver, v.lease = kv.Create, kv.Ver, kv.LeaseID
-		if len(value) == 0 {
-			// The entry with which "snapshot restore --bump-revision" moves the revision on. Etcd has it in its index
-			// as a change of the key without a name, where compaction and hash find it and no read does.
-			v.create, v.ver = rev.Main, 1
-		} else if v.ver <= 0 || v.create <= 0 || kv.Mod != rev.Main {
+		kind = kindResident
+		if len(value) > 0 && (kv.Ver <= 0 || kv.Create <= 0 || kv.Mod != rev.Main) {
 			return fmt.Errorf("%w: revision %d.%d holds version %d, created %d, modified %d",
-				ErrDamaged, rev.Main, rev.Sub, v.ver, v.create, kv.Mod)
+				ErrDamaged, rev.Main, rev.Sub, kv.Ver, kv.Create, kv.Mod)
 		}
-		v.kv = bytes.Clone(value)
+	}
+	if !bytes.Equal(keyOf(value), kv.Key) {
+		return fmt.Errorf("%w: value of revision %d.%d does not begin with its key", ErrDamaged, rev.Main, rev.Sub)
+	}
+	v, err := newVersion(rev, kind, bytes.Clone(value))
+	if err != nil {
+		return fmt.Errorf("%w: revision %d.%d: %w", ErrDamaged, rev.Main, rev.Sub, err)
 	}
 	it := s.tree.get(kv.Key)
 	if it == nil {
-		it = &item{key: bytes.Clone(kv.Key)}
-		it.head.Store(v)
+		it = newItem(v)
 		exists := !tombstone && len(value) > 0
 		s.tree.insert(it, exists)
 		if exists {
@@ -113,10 +114,10 @@ func (s *Store) loadOne(key, value []byte) error {
 	it.strip()
 	switch {
 	case old.tombstone() && !tombstone:
-		s.tree.setExists(it.key, true)
+		s.tree.setExists(kv.Key, true)
 		s.keys++
 	case !old.tombstone() && tombstone:
-		s.tree.setExists(it.key, false)
+		s.tree.setExists(kv.Key, false)
 		s.keys--
 	}
 	return nil

@@ -204,6 +204,8 @@ func TestLoadRefusesDamage(t *testing.T) {
 		"value":     {Revision{2, 0}.EngineKey(false), []byte{0xff}},
 		"revision":  {Revision{3, 0}.EngineKey(false), good.Encode()},
 		"version":   {Revision{2, 0}.EngineKey(false), (&KeyValue{Key: good.Key, Create: 2, Mod: 2}).Encode()},
+		"order":     {Revision{2, 0}.EngineKey(false), []byte("\x10\x02\x18\x02\x20\x01\x0a\x01a")},
+		"keys":      {Revision{2, 0}.EngineKey(true), []byte("\x0a\x01a\x0a\x01b")},
 		"scheduled": {scheduledKey, []byte("x")},
 		"finished":  {finishedKey, []byte("x")},
 	} {

@@ -253,7 +253,7 @@ func (v *View) exactlyAt(main int64) (e exactly, ok bool) {
 func (e *exactly) count(sp span) int {
 	n := e.root.count(sp)
 	for _, c := range e.changes {
-		if !sp.contains(c.it.key) {
+		if !sp.contains(c.it.key()) {
 			continue
 		}
 		if c.appeared() != e.undo {
@@ -270,7 +270,7 @@ func (e *exactly) ascend(sp span, main int64, fn func(*item, *version) bool) {
 	missing := e.missing(sp, main)
 	more := true
 	e.root.ascend(sp, true, func(it *item) bool {
-		for len(missing) > 0 && bytes.Compare(missing[0].key, it.key) < 0 {
+		for len(missing) > 0 && bytes.Compare(missing[0].key(), it.key()) < 0 {
 			if more = fn(missing[0], missing[0].liveAt(main)); !more {
 				return false
 			}
@@ -292,10 +292,10 @@ func (e *exactly) ascend(sp span, main int64, fn func(*item, *version) bool) {
 // missing returns the keys of the span that exist at main and perhaps not at the root, in order.
 func (e *exactly) missing(sp span, main int64) (items []*item) {
 	for _, c := range e.changes {
-		if c.appeared() != e.undo && sp.contains(c.it.key) && c.it.liveAt(main) != nil {
+		if c.appeared() != e.undo && sp.contains(c.it.key()) && c.it.liveAt(main) != nil {
 			items = append(items, c.it)
 		}
 	}
-	slices.SortFunc(items, func(a, b *item) int { return bytes.Compare(a.key, b.key) })
+	slices.SortFunc(items, func(a, b *item) int { return bytes.Compare(a.key(), b.key()) })
 	return slices.Compact(items)
 }

@@ -107,7 +107,7 @@ func formatChanges(changes []change) string {
 	var b strings.Builder
 	for _, c := range changes {
 		sign := map[bool]string{false: "-", true: "+"}[c.appeared()]
-		fmt.Fprintf(&b, " %d%s%s", c.main(), sign, c.it.key)
+		fmt.Fprintf(&b, " %d%s%s", c.main(), sign, c.it.key())
 	}
 	return b.String()
 }

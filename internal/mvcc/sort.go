@@ -25,11 +25,11 @@ func (r reader) sort(list []found, o *RangeOptions) error {
 	var less func(a, b *found) bool
 	switch o.Target {
 	case SortByVersion:
-		less = func(a, b *found) bool { return cmp.Less(a.v.ver, b.v.ver) }
+		less = func(a, b *found) bool { return cmp.Less(a.v.summary().ver, b.v.summary().ver) }
 	case SortByCreate:
-		less = func(a, b *found) bool { return cmp.Less(a.v.create, b.v.create) }
+		less = func(a, b *found) bool { return cmp.Less(a.v.summary().create, b.v.summary().create) }
 	case SortByMod:
-		less = func(a, b *found) bool { return cmp.Less(a.v.rev.Main, b.v.rev.Main) }
+		less = func(a, b *found) bool { return cmp.Less(a.v.main, b.v.main) }
 	case SortByValue:
 		values := make(map[*item][]byte, len(list))
 		for i := range list {
@@ -45,7 +45,7 @@ func (r reader) sort(list []found, o *RangeOptions) error {
 		}
 		less = func(a, b *found) bool { return bytes.Compare(values[a.it], values[b.it]) < 0 }
 	default:
-		less = func(a, b *found) bool { return bytes.Compare(a.it.key, b.it.key) < 0 }
+		less = func(a, b *found) bool { return bytes.Compare(a.it.key(), b.it.key()) < 0 }
 	}
 	var by sort.Interface = byTarget{list, less}
 	if o.Order == SortDescend {

@@ -124,17 +124,17 @@ func (t *Txn) Lookup(key []byte) (Previous, bool, error) {
 		return Previous{}, false, nil
 	}
 	kv, err := t.s.load(v)
-	return Previous{KV: kv, Lease: v.lease}, true, err
+	return Previous{KV: kv, Lease: v.summary().lease}, true, err
 }
 
 // load returns the bytes of a version of the newest state.
 func (s *Store) load(v *version) ([]byte, error) {
-	if v.kv != nil {
-		return v.kv, nil
+	if kv := v.kv(); kv != nil {
+		return kv, nil
 	}
-	kv, err := s.eng.Get(v.rev.EngineKey(false))
+	kv, err := s.eng.Get(v.rev().EngineKey(false))
 	if err != nil {
-		return nil, fmt.Errorf("mvcc: read revision %d.%d: %w", v.rev.Main, v.rev.Sub, err)
+		return nil, fmt.Errorf("mvcc: read revision %d.%d: %w", v.main, v.sub, err)
 	}
 	return kv, nil
 }
@@ -144,55 +144,58 @@ func (t *Txn) Put(key, value []byte, lease int64) (Previous, error) {
 	s := t.s
 	it := s.tree.get(key)
 	var old *version
-	isNew := it == nil
-	if isNew {
-		it = &item{key: append([]byte(nil), key...)}
-	} else {
+	if it != nil {
 		old = it.head.Load()
 	}
-	v := &version{rev: t.rev, create: t.rev.Main, ver: 1, lease: lease}
+	kv := KeyValue{Key: key, Create: t.rev.Main, Mod: t.rev.Main, Ver: 1, Value: value, LeaseID: lease}
 	var prev Previous
 	exists := old != nil && !old.tombstone()
 	if exists {
-		kv, err := s.load(old)
+		replaced, err := s.load(old)
 		if err != nil {
 			return prev, err
 		}
-		prev = Previous{KV: kv, Lease: old.lease}
-		v.create, v.ver = old.create, old.ver+1
+		was := old.summary()
+		prev = Previous{KV: replaced, Lease: was.lease}
+		kv.Create, kv.Ver = was.create, was.ver+1
 	}
-	kv := KeyValue{Key: key, Create: v.create, Mod: t.rev.Main, Ver: v.ver, Value: value, LeaseID: lease}
-	v.kv = kv.Encode()
+	stored := kv.Encode()
+	v, err := newVersion(t.rev, kindResident, stored)
+	if err != nil {
+		return prev, err
+	}
 	v.prev.Store(old)
-	v.size = int64(len(v.kv))
-	it.head.Store(v)
 	switch {
-	case isNew:
+	case it == nil:
+		it = newItem(v)
 		s.tree.insert(it, true)
-	case !exists:
-		s.tree.setExists(it.key, true)
+	case exists:
+		it.head.Store(v)
+	default:
+		it.head.Store(v)
+		s.tree.setExists(key, true)
 	}
 	if !exists {
 		s.keys++
 		s.recent.note(it, t.rev.Main, true)
 	}
-	t.record(it, v.kv, v.kv, s.eventPrev(old, exists, t.rev.Main, prev.KV), false)
+	t.record(it, stored, stored, s.eventPrev(old, exists, t.rev.Main, prev.KV), false)
 	return prev, nil
 }
 
 // eventPrev returns what an event reports as the value before it: the one of the revision before, so
 // nothing when the same transaction had already changed the key.
 func (s *Store) eventPrev(old *version, exists bool, main int64, kv []byte) []byte {
-	if !exists || old.rev.Main < main {
+	if !exists || old.main < main {
 		return kv
 	}
-	for old != nil && old.rev.Main >= main {
+	for old != nil && old.main >= main {
 		old = old.prev.Load()
 	}
 	if old == nil || old.tombstone() {
 		return nil
 	}
-	return old.kv
+	return old.kv()
 }
 
 // Deleted is a key that DeleteRange removed.
@@ -223,23 +226,30 @@ func (t *Txn) DeleteRange(key, end []byte) ([]Deleted, error) {
 		if err != nil {
 			return nil, err
 		}
-		deleted = append(deleted, Deleted{Key: it.key, Previous: Previous{KV: kv, Lease: old.lease}})
-		t.bury(it, old, kv)
+		deleted = append(deleted, Deleted{Key: keyOf(kv), Previous: Previous{KV: kv, Lease: old.summary().lease}})
+		if err := t.bury(it, old, kv); err != nil {
+			return nil, err
+		}
 	}
 	return deleted, nil
 }
 
 // bury puts a tombstone on top of an existing key.
-func (t *Txn) bury(it *item, old *version, kv []byte) {
-	stored := (&KeyValue{Key: it.key}).Encode()
-	event := KeyValue{Key: it.key, Mod: t.rev.Main}
-	v := &version{rev: t.rev, size: int64(len(stored))}
+func (t *Txn) bury(it *item, old *version, kv []byte) error {
+	key := keyOf(kv)
+	stored := (&KeyValue{Key: key}).Encode()
+	event := KeyValue{Key: key, Mod: t.rev.Main}
+	v, err := newVersion(t.rev, kindTombstone, stored)
+	if err != nil {
+		return err
+	}
 	v.prev.Store(old)
 	it.head.Store(v)
-	t.s.tree.setExists(it.key, false)
+	t.s.tree.setExists(key, false)
 	t.s.keys--
 	t.s.recent.note(it, t.rev.Main, false)
 	t.record(it, stored, event.Encode(), t.s.eventPrev(old, true, t.rev.Main, kv), true)
+	return nil
 }
 
 // record adds a change to the turn and moves on to the next sub-revision.
@@ -249,7 +259,7 @@ func (t *Txn) record(it *item, stored, event, prev []byte, tombstone bool) {
 	s.batch.Put(key, stored)
 	s.bytes += int64(len(key) + len(stored))
 	s.events = append(s.events, watch.Event{
-		Main: t.rev.Main, Sub: t.rev.Sub, Key: it.key, KV: event, Prev: prev, Delete: tombstone,
+		Main: t.rev.Main, Sub: t.rev.Sub, Key: keyOf(stored), KV: event, Prev: prev, Delete: tombstone,
 	})
 	s.touched = append(s.touched, it)
 	t.rev.Sub++

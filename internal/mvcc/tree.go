@@ -2,9 +2,11 @@ package mvcc
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math/bits"
 	"slices"
 	"sort"
+	"strings"
 	"unsafe"
 )
 
@@ -20,6 +22,9 @@ const (
 // node is a leaf (items) or an inner node (children and separators). A node belongs to the generation
 // it was made in; a younger tree copies it before a change. Everything reachable from a published root
 // is thus immutable.
+//
+// A key is three steps away from its leaf: item, version, bytes. So a leaf has, of each key, the four bytes
+// behind what all of its keys begin with: they almost always decide a search.
 type node struct {
 	gen uint64
 	// live counts the items below that exist at this root's revision.
@@ -27,21 +32,69 @@ type node struct {
 	// bits says for each item of a leaf whether it exists.
 	bits  uint64
 	items []*item
-	// children[i] holds the keys in [seps[i-1], seps[i]).
+	// prefix is what the keys of a leaf all begin with, or a part of it; hints are the four bytes behind it,
+	// big-endian, with zeros behind the end of a key.
+	prefix string
+	hints  []uint32
+	// children[i] holds the keys in [seps[i-1], seps[i]). Separators are no longer than it takes.
 	children []*node
-	seps     [][]byte
+	seps     []string
 }
 
 func (n *node) leaf() bool { return n.children == nil }
 
-// find returns the position of the first item with a key >= key, and whether it is equal.
+// hintOf returns the hint of a key without its prefix.
+func hintOf(rest []byte) uint32 {
+	if len(rest) >= 4 {
+		return binary.BigEndian.Uint32(rest)
+	}
+	var b [4]byte
+	copy(b[:], rest)
+	return binary.BigEndian.Uint32(b[:])
+}
+
+// find returns the position of the first item of a leaf with a key >= key, and whether it is equal.
 func (n *node) find(key []byte) (int, bool) {
-	return sort.Find(len(n.items), func(i int) int { return bytes.Compare(key, n.items[i].key) })
+	head := key[:min(len(key), len(n.prefix))]
+	if c := strings.Compare(unsafe.String(unsafe.SliceData(head), len(head)), n.prefix); c != 0 {
+		if c < 0 {
+			return 0, false
+		}
+		return len(n.items), false
+	}
+	hint := hintOf(key[len(n.prefix):])
+	lo, _ := slices.BinarySearch(n.hints, hint)
+	hi := lo
+	for hi < len(n.hints) && n.hints[hi] == hint {
+		hi++
+	}
+	i, found := sort.Find(hi-lo, func(i int) int { return bytes.Compare(key, n.items[lo+i].key()) })
+	return lo + i, found
+}
+
+// setPrefix makes what the leaf's keys begin with its prefix, as far as known says they begin alike, and
+// renews the hints.
+func (n *node) setPrefix(prefix string) {
+	n.prefix = prefix
+	for i, it := range n.items {
+		n.hints[i] = hintOf(it.key()[len(prefix):])
+	}
+}
+
+// common returns how many bytes a and b begin with alike.
+func common(a, b []byte) int {
+	n := min(len(a), len(b))
+	for i := range n {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return n
 }
 
 // child returns the position of the child whose range holds key.
 func (n *node) child(key []byte) int {
-	return sort.Search(len(n.seps), func(i int) bool { return bytes.Compare(key, n.seps[i]) < 0 })
+	return sort.Search(len(n.seps), func(i int) bool { return string(key) < n.seps[i] })
 }
 
 // tree is the working copy of the index. Only its owner may use it; roots from publish are for all.
@@ -74,7 +127,8 @@ func (t *tree) takeReplaced() []replaced {
 
 // size is the node's own memory in bytes.
 func (n *node) size() int64 {
-	return int64(unsafe.Sizeof(*n)) + 8*int64(cap(n.items)+cap(n.children)) + 24*int64(cap(n.seps))
+	return int64(unsafe.Sizeof(*n)) + 8*int64(cap(n.items)+cap(n.children)) +
+		4*int64(cap(n.hints)) + 16*int64(cap(n.seps))
 }
 
 // publish returns the current root and makes everything below it immutable.
@@ -89,12 +143,13 @@ func (t *tree) own(n *node) *node {
 		return n
 	}
 	t.leaves(n)
-	c := &node{gen: t.gen, live: n.live, bits: n.bits}
+	c := &node{gen: t.gen, live: n.live, bits: n.bits, prefix: n.prefix}
 	if n.leaf() {
 		c.items = append(make([]*item, 0, max(len(n.items)+1, 8)), n.items...)
+		c.hints = append(make([]uint32, 0, max(len(n.items)+1, 8)), n.hints...)
 	} else {
 		c.children = append(make([]*node, 0, len(n.children)+1), n.children...)
-		c.seps = append(make([][]byte, 0, len(n.seps)+1), n.seps...)
+		c.seps = append(make([]string, 0, len(n.seps)+1), n.seps...)
 	}
 	return c
 }
@@ -115,48 +170,52 @@ func (n *node) get(key []byte) *item {
 // insert adds an item whose key is not in the tree, as one that exists or not.
 func (t *tree) insert(it *item, exists bool) {
 	t.size++
-	root, right, sep := t.insertAt(t.root, it, exists)
+	root, right, sep := t.insertAt(t.root, it.key(), it, exists)
 	if right != nil {
-		root = &node{gen: t.gen, live: root.live + right.live, children: []*node{root, right}, seps: [][]byte{sep}}
+		root = &node{gen: t.gen, live: root.live + right.live, children: []*node{root, right}, seps: []string{sep}}
 	}
 	t.root = root
 }
 
-func (t *tree) insertAt(n *node, it *item, exists bool) (_, right *node, sep []byte) {
+func (t *tree) insertAt(n *node, key []byte, it *item, exists bool) (_, right *node, sep string) {
 	n = t.own(n)
 	if n.leaf() {
-		i, _ := n.find(it.key)
+		i, _ := n.find(key)
 		target := n
 		if len(n.items) == maxItems {
 			right, sep = t.splitLeaf(n, i)
-			if i > len(n.items) {
+			if string(key) >= sep {
 				target, i = right, i-len(n.items)
 			}
 		}
-		target.insertItem(i, it, exists)
+		target.insertItem(i, key, it, exists)
 		target.live = bits.OnesCount64(target.bits)
 		return n, right, sep
 	}
-	c := n.child(it.key)
-	left, r, s := t.insertAt(n.children[c], it, exists)
+	c := n.child(key)
+	left, r, s := t.insertAt(n.children[c], key, it, exists)
 	n.children[c] = left
 	if exists {
 		n.live++
 	}
 	if r == nil {
-		return n, nil, nil
+		return n, nil, ""
 	}
 	n.children = slices.Insert(n.children, c+1, r)
 	n.seps = slices.Insert(n.seps, c, s)
 	if len(n.children) <= maxItems {
-		return n, nil, nil
+		return n, nil, ""
 	}
 	right, sep = t.splitInner(n)
 	return n, right, sep
 }
 
-func (n *node) insertItem(i int, it *item, exists bool) {
+func (n *node) insertItem(i int, key []byte, it *item, exists bool) {
+	if c := common(key, []byte(n.prefix)); c < len(n.prefix) {
+		n.setPrefix(n.prefix[:c])
+	}
 	n.items = slices.Insert(n.items, i, it)
+	n.hints = slices.Insert(n.hints, i, hintOf(key[len(n.prefix):]))
 	low := n.bits & (1<<i - 1)
 	n.bits = low | (n.bits&^(1<<i-1))<<1
 	if exists {
@@ -166,25 +225,35 @@ func (n *node) insertItem(i int, it *item, exists bool) {
 
 // splitLeaf moves the upper part of a full leaf into a new one. Keys that arrive in ascending order,
 // as most do, leave full leaves behind: then only the last item moves.
-func (t *tree) splitLeaf(n *node, at int) (right *node, sep []byte) {
+func (t *tree) splitLeaf(n *node, at int) (right *node, sep string) {
 	cut := maxItems / 2
 	if at == maxItems {
 		cut = maxItems - 1
 	}
-	right = &node{gen: t.gen, bits: n.bits >> cut, items: append(make([]*item, 0, maxItems), n.items[cut:]...)}
+	right = &node{
+		gen: t.gen, bits: n.bits >> cut,
+		items: append(make([]*item, 0, maxItems), n.items[cut:]...),
+		hints: make([]uint32, maxItems-cut, maxItems),
+	}
 	clear(n.items[cut:])
-	n.items = n.items[:cut]
+	n.items, n.hints = n.items[:cut], n.hints[:cut]
 	n.bits &= 1<<cut - 1
 	n.live, right.live = bits.OnesCount64(n.bits), bits.OnesCount64(right.bits)
-	return right, right.items[0].key
+	first := right.items[0].key()
+	below := common(n.items[cut-1].key(), first)
+	for _, half := range []*node{n, right} {
+		low, high := half.items[0].key(), half.items[len(half.items)-1].key()
+		half.setPrefix(string(low[:common(low, high)]))
+	}
+	return right, string(first[:below+1])
 }
 
-func (t *tree) splitInner(n *node) (right *node, sep []byte) {
+func (t *tree) splitInner(n *node) (right *node, sep string) {
 	cut := len(n.children) / 2
 	right = &node{
 		gen:      t.gen,
 		children: append(make([]*node, 0, maxItems+1), n.children[cut:]...),
-		seps:     append(make([][]byte, 0, maxItems), n.seps[cut:]...),
+		seps:     append(make([]string, 0, maxItems), n.seps[cut:]...),
 	}
 	sep = n.seps[cut-1]
 	clear(n.children[cut:])
@@ -241,6 +310,7 @@ func (t *tree) removeAt(n *node, key []byte) *node {
 			t.replaced = append(t.replaced, replaced{0, n.items[i].size()})
 		}
 		n.items = slices.Delete(n.items, i, i+1)
+		n.hints = slices.Delete(n.hints, i, i+1)
 		return n
 	}
 	c := n.child(key)
@@ -264,6 +334,8 @@ func (t *tree) merge(n *node, i int) bool {
 	if l.leaf() {
 		l.bits |= r.bits << len(l.items)
 		l.items = append(l.items, r.items...)
+		l.hints = append(l.hints, r.hints...)
+		l.setPrefix(l.prefix[:common([]byte(l.prefix), []byte(r.prefix))])
 	} else {
 		l.seps = append(append(l.seps, n.seps[i]), r.seps...)
 		l.children = append(l.children, r.children...)
@@ -306,8 +378,9 @@ func newSpan(key, end []byte) span {
 	return span{lo: key, hi: end}
 }
 
-func (s span) below(key []byte) bool { return s.open || bytes.Compare(key, s.hi) < 0 }
-func (s span) empty() bool           { return !s.open && bytes.Compare(s.lo, s.hi) >= 0 }
+func (s span) below(key []byte) bool       { return s.open || bytes.Compare(key, s.hi) < 0 }
+func (s span) belowString(key string) bool { return s.open || key < string(s.hi) }
+func (s span) empty() bool                 { return !s.open && bytes.Compare(s.lo, s.hi) >= 0 }
 
 // contains says whether key lies in the span.
 func (s span) contains(key []byte) bool { return bytes.Compare(key, s.lo) >= 0 && s.below(key) }
@@ -332,7 +405,7 @@ func (n *node) ascend(s span, existing bool, fn func(*item) bool) bool {
 	if n.leaf() {
 		i, _ := n.find(s.lo)
 		for ; i < len(n.items); i++ {
-			if !s.below(n.items[i].key) {
+			if !s.below(n.items[i].key()) {
 				return false
 			}
 			if existing && n.bits&(1<<i) == 0 {
@@ -345,10 +418,14 @@ func (n *node) ascend(s span, existing bool, fn func(*item) bool) bool {
 		return true
 	}
 	for c := n.child(s.lo); c < len(n.children); c++ {
-		if c > 0 && !s.below(n.seps[c-1]) {
+		if c > 0 && !s.belowString(n.seps[c-1]) {
 			return false
 		}
-		if !n.children[c].ascend(s, existing, fn) {
+		in := s
+		if c < len(n.seps) && s.belowString(n.seps[c]) {
+			in.open = true // all of the child is below the end, so no key of it needs to be looked at
+		}
+		if !n.children[c].ascend(in, existing, fn) {
 			return false
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sort"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -24,9 +25,13 @@ func invariants(t *testing.T, n *node, lo, hi []byte, gen uint64) (depth int) {
 		require.LessOrEqual(t, len(n.items), maxItems)
 		require.Zero(t, n.bits>>uint(len(n.items)), "bits behind the last item")
 		require.Equal(t, bits.OnesCount64(n.bits), n.live)
-		require.True(t, slices.IsSortedFunc(n.items, func(a, b *item) int { return bytes.Compare(a.key, b.key) }))
-		for _, it := range n.items {
-			inside(it.key)
+		require.True(t, slices.IsSortedFunc(n.items, func(a, b *item) int { return bytes.Compare(a.key(), b.key()) }))
+		require.Len(t, n.hints, len(n.items))
+		for i, it := range n.items {
+			inside(it.key())
+			rest, ok := bytes.CutPrefix(it.key(), []byte(n.prefix))
+			require.True(t, ok)
+			require.Equal(t, hintOf(rest), n.hints[i])
 		}
 		return 1
 	}
@@ -34,21 +39,30 @@ func invariants(t *testing.T, n *node, lo, hi []byte, gen uint64) (depth int) {
 	require.LessOrEqual(t, len(n.children), maxItems)
 	require.Len(t, n.seps, len(n.children)-1)
 	require.Equal(t, n.sumLive(), n.live)
-	require.True(t, slices.IsSortedFunc(n.seps, bytes.Compare))
+	require.True(t, slices.IsSorted(n.seps))
 	for i, c := range n.children {
 		from, to := lo, hi
 		if i > 0 {
-			from = n.seps[i-1]
+			from = []byte(n.seps[i-1])
 			inside(from)
 		}
 		if i < len(n.seps) {
-			to = n.seps[i]
+			to = []byte(n.seps[i])
 		}
 		d := invariants(t, c, from, to, gen)
 		require.True(t, depth == 0 || depth == d, "leaves at depths %d and %d", depth, d)
 		depth = d
 	}
 	return depth + 1
+}
+
+// bare is an item that has only a key.
+func bare(key string) *item {
+	v, err := newVersion(Revision{Main: 1}, kindTombstone, (&KeyValue{Key: []byte(key)}).Encode())
+	if err != nil {
+		panic(err)
+	}
+	return newItem(v)
 }
 
 // treeModel is a tree beside a sorted slice of its keys.
@@ -61,7 +75,7 @@ type treeModel struct {
 func (m *treeModel) toggle(key string) {
 	i, found := slices.BinarySearch(m.keys, key)
 	if !found {
-		m.insert(&item{key: []byte(key)}, true)
+		m.insert(bare(key), true)
 		m.keys = slices.Insert(m.keys, i, key)
 		m.exists[key] = true
 		return
@@ -97,7 +111,7 @@ type image struct {
 
 func collect(n *node, sp span, existing bool, most int) (keys []string) {
 	n.ascend(sp, existing, func(it *item) bool {
-		keys = append(keys, string(it.key))
+		keys = append(keys, string(it.key()))
 		return len(keys) < most
 	})
 	return keys
@@ -110,7 +124,7 @@ func (im image) check(t *testing.T, rng *rand.Rand) {
 	require.Equal(t, im.live, collect(im.root, everything, true, 1<<30))
 	require.Equal(t, len(im.live), im.root.count(everything))
 	for range 10 {
-		lo, hi := fmt.Sprintf("%05d", rng.IntN(7000)), fmt.Sprintf("%05d", rng.IntN(7000))
+		lo, hi := treeKey(rng.IntN(7000)), treeKey(rng.IntN(7000))
 		from, to := sort.SearchStrings(im.live, lo), sort.SearchStrings(im.live, hi)
 		require.Equal(t, from, im.root.rank([]byte(lo)))
 		sp := newSpan([]byte(lo), []byte(hi))
@@ -122,7 +136,7 @@ func (im image) check(t *testing.T, rng *rand.Rand) {
 		_, found := slices.BinarySearch(im.all, lo)
 		require.Equal(t, found, it != nil)
 		if first := im.root.first([]byte(lo)); first != nil {
-			require.Equal(t, im.all[sort.SearchStrings(im.all, lo)], string(first.key))
+			require.Equal(t, im.all[sort.SearchStrings(im.all, lo)], string(first.key()))
 		} else {
 			require.Equal(t, len(im.all), sort.SearchStrings(im.all, lo))
 		}
@@ -164,6 +178,19 @@ func TestTreeAgainstSlice(t *testing.T) {
 	}
 }
 
+// treeKey names keys so that some share much, some nothing, and some are where another ends.
+func treeKey(k int) string {
+	switch {
+	case k < 3500:
+		return fmt.Sprintf("%05d", k)
+	case k%3 == 0:
+		return strings.Repeat("q", k%50) + fmt.Sprintf("%05d", k)
+	case k%3 == 1:
+		return fmt.Sprintf("p/shared-by-all-of-these/%05d", k)
+	}
+	return fmt.Sprintf("p/shared-by-all-of-these/%05d\x00", k-1)
+}
+
 // run makes one run of changes: the more steps have passed, the more are removals.
 func (m *treeModel) run(rng *rand.Rand, step int) {
 	start, n := rng.IntN(7000), 50+rng.IntN(400)
@@ -177,7 +204,7 @@ func (m *treeModel) run(rng *rand.Rand, step int) {
 		case 2:
 			k = rng.IntN(7000)
 		}
-		key := fmt.Sprintf("%05d", max(k, 0))
+		key := treeKey(max(k, 0))
 		if !shrink {
 			m.toggle(key)
 			continue
@@ -194,7 +221,7 @@ func TestTreeFillsInOrder(t *testing.T) {
 	tr := newTree()
 	const n = 10_000
 	for i := range n {
-		tr.insert(&item{key: fmt.Appendf(nil, "%08d", i)}, true)
+		tr.insert(bare(fmt.Sprintf("%08d", i)), true)
 	}
 	invariants(t, tr.root, nil, nil, tr.gen)
 	leaves := 0

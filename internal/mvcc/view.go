@@ -224,8 +224,14 @@ func capacity(fetch int64) int64 {
 }
 
 func passes(o *RangeOptions, v *version) bool {
-	return (o.MaxMod == 0 || v.rev.Main <= o.MaxMod) && (o.MinMod == 0 || v.rev.Main >= o.MinMod) &&
-		(o.MaxCreate == 0 || v.create <= o.MaxCreate) && (o.MinCreate == 0 || v.create >= o.MinCreate)
+	if o.MaxMod != 0 && v.main > o.MaxMod || o.MinMod != 0 && v.main < o.MinMod {
+		return false
+	}
+	if o.MaxCreate == 0 && o.MinCreate == 0 {
+		return true
+	}
+	create := v.summary().create
+	return (o.MaxCreate == 0 || create <= o.MaxCreate) && (o.MinCreate == 0 || create >= o.MinCreate)
 }
 
 func filter(list []found, o *RangeOptions) []found {
@@ -246,9 +252,10 @@ func (r reader) encoded(o *RangeOptions, f *found) ([]byte, error) {
 	if !o.KeysOnly {
 		return r.load(f)
 	}
-	kv := KeyValue{Key: f.it.key, Create: f.v.create, Mod: f.v.rev.Main, Ver: f.v.ver}
+	s := f.v.summary()
+	kv := KeyValue{Key: f.it.key(), Create: s.create, Mod: f.v.main, Ver: s.ver}
 	if o.KeysLease {
-		kv.LeaseID = f.v.lease
+		kv.LeaseID = s.lease
 	}
 	return kv.Encode(), nil
 }
@@ -257,17 +264,16 @@ func (r reader) load(f *found) ([]byte, error) {
 	if f.kv != nil {
 		return f.kv, nil
 	}
-	if f.v.kv != nil {
-		f.kv = f.v.kv
+	if f.kv = f.v.kv(); f.kv != nil {
 		return f.kv, nil
 	}
-	kv, err := r.v.eng.Get(f.v.rev.EngineKey(false))
+	kv, err := r.v.eng.Get(f.v.rev().EngineKey(false))
 	if errors.Is(err, engine.ErrNotFound) {
 		// A compaction has passed this revision since the view was published.
 		return nil, ErrCompacted
 	}
 	if err != nil {
-		return nil, fmt.Errorf("mvcc: read revision %d.%d: %w", f.v.rev.Main, f.v.rev.Sub, err)
+		return nil, fmt.Errorf("mvcc: read revision %d.%d: %w", f.v.main, f.v.sub, err)
 	}
 	f.kv = kv
 	return kv, nil
@@ -277,7 +283,7 @@ func (r reader) load(f *found) ([]byte, error) {
 func (v *View) Lease(key []byte) (lease int64, exists bool) {
 	if it := v.root.get(key); it != nil {
 		if ver := it.liveAt(v.current); ver != nil {
-			return ver.lease, true
+			return ver.summary().lease, true
 		}
 	}
 	return 0, false
