@@ -30,6 +30,7 @@ func layers() [][]string {
 		{"internal/peer"},
 		{"internal/engine/enginetest"},
 		{"internal/engine/memory", "internal/engine/pebble", "internal/engine/rocksdb"},
+		{"internal/engine/gate"},
 		{"internal/engine"},
 		{"internal/compaction"},
 		{"internal/certs/certstest"},

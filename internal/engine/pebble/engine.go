@@ -24,6 +24,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/dolmen-io/dolmen/internal/engine"
+	"github.com/dolmen-io/dolmen/internal/engine/gate"
 )
 
 // Engine is an engine.Engine on Pebble.
@@ -32,7 +33,7 @@ type Engine struct {
 	db     *pebble.DB
 	lock   io.Closer
 	events *events
-	gate   *gate
+	gate   *gate.Gate
 	// ctx ends when the engine is closed or has failed.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -62,7 +63,7 @@ func Open(dir string, opts Options) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pebble: lock %s: it is in use by another process, stop it first: %w", dir, err)
 	}
-	e := &Engine{name: dir, lock: lock, gate: newGate()}
+	e := &Engine{name: dir, lock: lock, gate: gate.New()}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	fatal := opts.Fatal
 	e.events = newEvents(opts.Logger, func(err error) {
@@ -138,11 +139,11 @@ func (e *Engine) wrapOpen(err error) error {
 
 // enter begins a call, which must leave the gate if the error is nil.
 func (e *Engine) enter(op string) error {
-	if !e.gate.enter() {
+	if !e.gate.Enter() {
 		return fmt.Errorf("pebble: %s: %w", op, engine.ErrClosed)
 	}
 	if err := e.events.failure(); err != nil {
-		e.gate.leave()
+		e.gate.Leave()
 		return fmt.Errorf("pebble: %s: the engine has stopped: %w", op, err)
 	}
 	return nil
@@ -158,7 +159,7 @@ func (e *Engine) Commit(b *engine.Batch) error {
 	if err := e.enter("commit"); err != nil {
 		return err
 	}
-	defer e.gate.leave()
+	defer e.gate.Leave()
 	if b.Bytes() > maxBatchBytes {
 		return fmt.Errorf("pebble: commit: batch of %d bytes, the limit is %d", b.Bytes(), maxBatchBytes)
 	}
@@ -209,7 +210,7 @@ func (e *Engine) Get(key []byte) ([]byte, error) {
 	if err := e.enter("get"); err != nil {
 		return nil, err
 	}
-	defer e.gate.leave()
+	defer e.gate.Leave()
 	return e.get(e.db, key)
 }
 
@@ -234,7 +235,7 @@ func (e *Engine) Durable(key []byte) ([]byte, error) {
 	if err := e.enter("durable"); err != nil {
 		return nil, err
 	}
-	defer e.gate.leave()
+	defer e.gate.Leave()
 	if len(key) == 0 {
 		return nil, engine.ErrNotFound
 	}
@@ -262,7 +263,7 @@ func (e *Engine) Flush() error {
 	if err := e.enter("flush"); err != nil {
 		return err
 	}
-	defer e.gate.leave()
+	defer e.gate.Leave()
 	return e.flush()
 }
 
@@ -284,7 +285,7 @@ func (e *Engine) Compact() error {
 	if err := e.enter("compact"); err != nil {
 		return err
 	}
-	defer e.gate.leave()
+	defer e.gate.Leave()
 	// Above every key: they begin with a table's byte or are client data below one.
 	end := bytes.Repeat([]byte{0xff}, 64)
 	err := e.db.Compact(e.ctx, orFirst(nil), end, false)
@@ -320,7 +321,7 @@ func (e *Engine) Stats() engine.Stats {
 		}
 		return last.Stats
 	}
-	defer e.gate.leave()
+	defer e.gate.Leave()
 	m := e.db.Metrics()
 	disk := int64(m.DiskSpaceUsage())
 	garbage := m.Table.Local.ObsoleteSize + m.Table.Local.ZombieSize +
@@ -337,12 +338,12 @@ func (e *Engine) Stats() engine.Stats {
 // Close implements engine.Engine. It waits for calls that are under way. After a failure it does what
 // can be done without waiting, since the process is about to end, and returns the failure.
 func (e *Engine) Close() error {
-	if !e.gate.close() {
+	if !e.gate.Close() {
 		return fmt.Errorf("pebble: close: %w", engine.ErrClosed)
 	}
 	e.cancel()
 	select {
-	case <-e.gate.empty:
+	case <-e.gate.Empty():
 	case <-e.events.failed:
 	}
 	var err error
@@ -352,7 +353,7 @@ func (e *Engine) Close() error {
 	if failure := e.events.failure(); failure != nil {
 		err = fmt.Errorf("pebble: close: the engine has stopped: %w", failure)
 		select {
-		case <-e.gate.empty:
+		case <-e.gate.Empty():
 		default:
 			return err
 		}
@@ -368,7 +369,7 @@ func (e *Engine) Snapshot() (engine.Snapshot, error) {
 	if err := e.enter("snapshot"); err != nil {
 		return nil, err
 	}
-	defer e.gate.leave()
+	defer e.gate.Leave()
 	s := &snapshot{engine: e}
 	s.mu.snap = e.db.NewSnapshot()
 	return s, nil
@@ -389,7 +390,7 @@ func (s *snapshot) Get(key []byte) ([]byte, error) {
 	if err := s.engine.enter("snapshot get"); err != nil {
 		return nil, err
 	}
-	defer s.engine.gate.leave()
+	defer s.engine.gate.Leave()
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.mu.snap == nil {
@@ -411,7 +412,7 @@ func (s *snapshot) Scan(lo, hi []byte, reverse bool, fn func(key, value []byte) 
 	if err := s.engine.enter("scan"); err != nil {
 		return err
 	}
-	defer s.engine.gate.leave()
+	defer s.engine.gate.Leave()
 	lo = orFirst(lo)
 	if hi != nil && bytes.Compare(lo, hi) >= 0 {
 		// Still an error on a closed snapshot, so not before it is looked at.
@@ -439,10 +440,10 @@ func (s *snapshot) Scan(lo, hi []byte, reverse bool, fn func(key, value []byte) 
 }
 
 func (s *snapshot) Close() error {
-	if !s.engine.gate.enter() {
+	if !s.engine.gate.Enter() {
 		return fmt.Errorf("pebble: close snapshot: %w", engine.ErrClosed)
 	}
-	defer s.engine.gate.leave()
+	defer s.engine.gate.Leave()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.snap == nil {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/dolmen-io/dolmen/internal/engine/gate"
 )
 
 // OpenReadOnly opens the engine in dir to look at it: nothing is written and no lock is taken, so the caller must
@@ -21,7 +23,7 @@ func OpenReadOnly(dir string, opts Options) (*Engine, error) {
 		inner = vfs.Default
 	}
 	opts.FS = readOnlyFS{inner}
-	e := &Engine{name: dir, lock: noLock{}, gate: newGate(), readOnly: true}
+	e := &Engine{name: dir, lock: noLock{}, gate: gate.New(), readOnly: true}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.events = newEvents(opts.Logger, func(error) { e.cancel() })
 	switch desc, err := pebble.Peek(dir, opts.FS); {
@@ -53,7 +55,7 @@ func (e *Engine) Verify() error {
 	if err := e.enter("verify"); err != nil {
 		return err
 	}
-	defer e.gate.leave()
+	defer e.gate.Leave()
 	return e.wrap("verify", e.db.CheckLevels(nil))
 }
 
