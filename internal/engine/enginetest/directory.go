@@ -17,11 +17,14 @@ type Directory struct {
 	mu struct {
 		sync.Mutex
 		names, synced map[string]*inode
-		ops           int
-		cut           *cut
-		failFrom      int
-		failure       error
-		dropSyncs     bool
+		// changes of names since the last sync of the directory, in order; nil for a name that was removed.
+		changes   []map[string]*inode
+		ordered   bool
+		ops       int
+		cut       *cut
+		failFrom  int
+		failure   error
+		dropSyncs bool
 	}
 }
 
@@ -50,6 +53,14 @@ func (d *Directory) DropSyncs() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.mu.dropSyncs = true
+}
+
+// OrderNames makes changes of names survive a power cut in the order in which they were made: none without those
+// before it. POSIX does not promise that, and file systems that keep a journal of names do (ext4, XFS, Btrfs).
+func (d *Directory) OrderNames() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.mu.ordered = true
 }
 
 // FailFrom makes operation n from now, counted from zero, and every one after it return err and do
@@ -88,23 +99,50 @@ func (d *Directory) CrashAt(op int, rng *rand.Rand, before func()) func() *Direc
 func (d *Directory) crash(rng *rand.Rand, keep int) *Directory {
 	chance := func() bool { return rng.IntN(100) < keep }
 	after := NewDirectory()
-	after.mu.dropSyncs = d.mu.dropSyncs
-	names := maps.Clone(d.mu.synced)
-	for _, name := range sortedNames(d.mu.names, d.mu.synced) {
-		if now, ok := d.mu.names[name]; now == d.mu.synced[name] || !chance() {
-			continue
-		} else if ok {
-			names[name] = now
-		} else {
-			delete(names, name)
-		}
-	}
+	after.mu.dropSyncs, after.mu.ordered = d.mu.dropSyncs, d.mu.ordered
+	names := d.survivingNames(chance)
 	for _, name := range sortedNames(names) {
 		data := names[name].survive(chance)
 		after.mu.names[name] = &inode{data, slices.Clone(data)}
 	}
 	after.mu.synced = maps.Clone(after.mu.names)
 	return after
+}
+
+// survivingNames returns the synced names with some of the changes made since.
+func (d *Directory) survivingNames(chance func() bool) map[string]*inode {
+	names := maps.Clone(d.mu.synced)
+	if d.mu.ordered {
+		for _, c := range d.mu.changes {
+			if !chance() {
+				break
+			}
+			apply(names, c)
+		}
+		return names
+	}
+	for _, name := range sortedNames(d.mu.names, d.mu.synced) {
+		if now := d.mu.names[name]; now != d.mu.synced[name] && chance() {
+			apply(names, map[string]*inode{name: now})
+		}
+	}
+	return names
+}
+
+// change changes names, all of those given at once.
+func (d *Directory) change(to map[string]*inode) {
+	apply(d.mu.names, to)
+	d.mu.changes = append(d.mu.changes, to)
+}
+
+func apply(names, change map[string]*inode) {
+	for name, f := range change {
+		if f != nil {
+			names[name] = f
+		} else {
+			delete(names, name)
+		}
+	}
 }
 
 // sortedNames returns the keys of all maps, so that a seed decides the same on every run.
@@ -168,7 +206,7 @@ func (d *Directory) Create(name string) (interface {
 		return nil, err
 	}
 	f := &inode{}
-	d.mu.names[name] = f
+	d.change(map[string]*inode{name: f})
 	return &file{d, name, f}, nil
 }
 
@@ -197,8 +235,7 @@ func (d *Directory) Rename(from, to string) error {
 	if err != nil {
 		return err
 	}
-	delete(d.mu.names, from)
-	d.mu.names[to] = f
+	d.change(map[string]*inode{from: nil, to: f})
 	return nil
 }
 
@@ -212,7 +249,7 @@ func (d *Directory) Remove(name string) error {
 	if _, err := d.find("remove", name); err != nil {
 		return err
 	}
-	delete(d.mu.names, name)
+	d.change(map[string]*inode{name: nil})
 	return nil
 }
 
@@ -234,7 +271,7 @@ func (d *Directory) Sync() error {
 		return err
 	}
 	if !d.mu.dropSyncs {
-		d.mu.synced = maps.Clone(d.mu.names)
+		d.mu.synced, d.mu.changes = maps.Clone(d.mu.names), nil
 	}
 	return nil
 }

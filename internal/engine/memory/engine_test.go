@@ -36,5 +36,10 @@ var harness = enginetest.Harness{
 	Seeds:      300,
 }
 
-func TestEngine(t *testing.T)      { enginetest.Run(t, harness) }
+func TestEngine(t *testing.T) { enginetest.Run(t, harness) }
+
+func TestFaults(t *testing.T) {
+	enginetest.RunFaults(t, func() enginetest.FailingDisk { return disk{enginetest.NewDirectory()} }, harness.LargeBatch)
+}
+
 func BenchmarkEngine(b *testing.B) { enginetest.Benchmark(b, harness) }
