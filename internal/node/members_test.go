@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,12 +36,25 @@ type fleet struct {
 // patience is how long a condition may take to come about on a busy machine.
 const fleetPatience = 90 * time.Second
 
+// nextPort is below what systems give to connections, so that a port stays free until its member listens, and is given
+// to one member only.
+var nextPort = func() *atomic.Int32 {
+	var n atomic.Int32
+	n.Store(12_000 + rand.Int32N(15_000))
+	return &n
+}()
+
 func freeURL(t *testing.T) url.URL {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { require.NoError(t, l.Close()) }()
-	return url.URL{Scheme: "http", Host: l.Addr().String()}
+	for {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", nextPort.Add(1)))
+		if err != nil {
+			require.ErrorContains(t, err, "in use")
+			continue
+		}
+		require.NoError(t, l.Close())
+		return url.URL{Scheme: "http", Host: l.Addr().String()}
+	}
 }
 
 // configure makes the configuration of one more member; the caller names the cluster.
