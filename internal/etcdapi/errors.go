@@ -54,6 +54,8 @@ var statuses = []struct{ err, status error }{
 	{state.ErrNoSpace, rpctypes.ErrGRPCNoSpace},
 	{state.ErrCorrupt, rpctypes.ErrGRPCCorrupt},
 	{state.ErrUnknownAction, status.Error(codes.InvalidArgument, "etcdserver: unknown alarm action")},
+	// etcd has none like it.
+	{state.ErrReplaced, status.Error(codes.Unavailable, "etcdserver: the data was replaced by that of another member meanwhile, try again")},
 	{lease.ErrNotFound, rpctypes.ErrGRPCLeaseNotFound},
 	{lease.ErrExists, rpctypes.ErrGRPCLeaseExist},
 	{lease.ErrTTLTooLarge, rpctypes.ErrGRPCLeaseTTLTooLarge},

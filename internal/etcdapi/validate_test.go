@@ -234,6 +234,7 @@ func TestStatuses(t *testing.T) {
 		{consensus.ErrBusy, codes.Unknown, "etcdserver: too many requests"},
 		{consensus.ErrLeaderChanged, codes.Unavailable, "etcdserver: leader changed"},
 		{consensus.ErrStopped, codes.Unavailable, "etcdserver: server stopped"},
+		{state.ErrReplaced, codes.Unavailable, "etcdserver: the data was replaced by that of another member meanwhile, try again"},
 		{ErrTimeout, codes.Unavailable, "etcdserver: request timed out"},
 		{ErrTimeoutLeaderFail, codes.Unavailable, "etcdserver: request timed out, possibly due to previous leader failure"},
 		{ErrTimeoutConnectionLost, codes.Unavailable, "etcdserver: request timed out, possibly due to connection lost"},
@@ -258,6 +259,6 @@ func TestStatuses(t *testing.T) {
 		})
 	}
 	require.NoError(t, toStatus(nil))
-	require.Len(t, statuses, 48, "a mapping that the table above does not know")
+	require.Len(t, statuses, 49, "a mapping that the table above does not know")
 	require.Equal(t, &pb.AlarmMember{MemberID: 3, Alarm: pb.AlarmType_CORRUPT}, alarmMember(alarm.Alarm{Member: 3, Type: alarm.Corrupt}))
 }

@@ -138,6 +138,7 @@ func (a *applier) replace(b consensus.Batch) error {
 	done := false
 	a.replaced.begin()
 	defer func() { a.replaced.end(done) }()
+	a.state.Replace()
 	a.remover.interrupt()
 	if err := a.install(b); err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 	"github.com/dolmen-io/dolmen/internal/engine"
 	"github.com/dolmen-io/dolmen/internal/etcdapi"
 	"github.com/dolmen-io/dolmen/internal/interchange"
+	"github.com/dolmen-io/dolmen/internal/state"
 )
 
 // exportDir holds the files that are being sent to clients. Nothing in it outlives its client, or a start.
@@ -221,10 +222,14 @@ func (e *exported) Close() (err error) {
 
 // Hash implements etcdapi.Backup.
 func (b *backup) Hash(ctx context.Context) (sum uint32, revision int64, err error) {
-	revision, _ = b.state.Revisions()
+	v := b.state.View()
+	defer v.Release()
 	err = b.reading(func(sn engine.Snapshot) error {
+		if v.Replaced() {
+			return state.ErrReplaced
+		}
 		sum, err = interchange.Hash(ctx, sn)
 		return err
 	})
-	return sum, revision, err
+	return sum, v.KV.Current(), err
 }

@@ -73,7 +73,7 @@ func (h *hasher) hash(ctx context.Context, c hashJob) (err error) {
 		case <-timer.C:
 		}
 		if h.epoch.Load() != c.epoch {
-			return errStateReplaced
+			return state.ErrReplaced
 		}
 		done, err := sum.Some(h.pace.batch)
 		if err != nil {
@@ -86,6 +86,3 @@ func (h *hasher) hash(ctx context.Context, c hashJob) (err error) {
 		timer.Reset(h.pace.pause)
 	}
 }
-
-// errStateReplaced says that a snapshot of another member has taken the state's place meanwhile.
-var errStateReplaced = errors.New("the state was replaced by a snapshot meanwhile; try again")

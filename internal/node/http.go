@@ -111,7 +111,7 @@ func (w web) Members() []membership.Member {
 func (w web) HashKV(revision int64) (mvcc.Hash, int64, error) {
 	v := w.m.state.View()
 	defer v.Release()
-	h, err := w.m.ofOneState(func() (mvcc.Hash, error) { return v.HashKV(revision) })
+	h, err := v.HashKV(revision)
 	return h, v.KV.Current(), err
 }
 

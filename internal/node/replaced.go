@@ -52,7 +52,7 @@ func (h history) Events(from, to int64, key, end []byte, fn func(watch.Event) bo
 	defer forget()
 	<-done
 	if h.replaced.failed.Load() {
-		return errStateReplaced
+		return state.ErrReplaced
 	}
 	if _, compacted := h.state.Revisions(); from < compacted {
 		return watch.ErrCompacted

@@ -42,7 +42,7 @@ func TestWatchersMissNothingInASnapshot(t *testing.T) {
 	}{
 		"compacted":             {compact: 6, want: watch.ErrCompacted},
 		"compacted before":      {compact: 2},
-		"the replacement fails": {compact: 6, fails: true, want: errStateReplaced},
+		"the replacement fails": {compact: 6, fails: true, want: state.ErrReplaced},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -25,6 +25,9 @@ var (
 	ErrUnknownAction = errors.New("state: unknown alarm action")
 )
 
+// ErrReplaced says that what was read may be of two states: a snapshot of another member has come in between. Try again.
+var ErrReplaced = errors.New("state: it was replaced by a snapshot of another member meanwhile")
+
 // ErrUnknownRequest is a failure: the log holds a request that this version does not know. It was written
 // by a newer version, or by an etcd.
 var ErrUnknownRequest = errors.New("state: the log holds a request that this version does not know; start the version that wrote it, or a newer one")

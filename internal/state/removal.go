@@ -60,14 +60,23 @@ func (s *State) KeepHash(h mvcc.Hash) {
 
 // HashKV returns the checksum of the history up to a revision, 0 for the current one: the one kept of a
 // compaction at that revision if there is one, which may be asked for although a later one has taken that
-// history away. Errors: mvcc.ErrCompacted, mvcc.ErrFuture, the engine's.
+// history away. Errors: mvcc.ErrCompacted, mvcc.ErrFuture, ErrReplaced, the engine's.
 func (v *View) HashKV(revision int64) (mvcc.Hash, error) {
 	for _, h := range v.Hashes {
 		if h.Revision == revision {
 			return h, nil
 		}
 	}
-	return v.KV.Hash(revision)
+	return v.Hash(revision)
+}
+
+// Hash is HashKV without the checksums that were kept. Errors: ErrReplaced too.
+func (v *View) Hash(revision int64) (mvcc.Hash, error) {
+	h, err := v.KV.Hash(revision)
+	if v.Replaced() {
+		return mvcc.Hash{}, ErrReplaced
+	}
+	return h, err
 }
 
 // Removed returns the revision of the last compaction that is complete, -1 for none. It belongs to the applier.

@@ -41,6 +41,9 @@ type State struct {
 	alarms  *alarm.Table
 	users   *auth.Table
 
+	// epoch counts the states of other members that have taken the place of this one.
+	epoch atomic.Uint64
+
 	applied   Applied
 	conf      []byte // applied.Conf, encoded
 	quota     int64
@@ -66,7 +69,14 @@ type View struct {
 	Hashes []mvcc.Hash
 
 	pins atomic.Int64
+	// epoch is that of the state when this was published, newest the state's.
+	epoch  uint64
+	newest *atomic.Uint64
 }
+
+// Replaced says that another member's state has taken the place of the one that this is of, or is about to: what is read
+// from the engine may be of that.
+func (v *View) Replaced() bool { return v.newest.Load() != v.epoch }
 
 // Release ends the use of a view that State.View returned.
 func (v *View) Release() { v.pins.Add(-1) }
@@ -81,6 +91,10 @@ func Open(eng engine.Engine, cfg Config) (_ *State, err error) {
 	s.publish()
 	return s, nil
 }
+
+// Replace says that the engine is going to hold the state of another member, before it does. It belongs to the applier, and
+// Reload must follow.
+func (s *State) Replace() { s.epoch.Add(1) }
 
 // Reload begins anew from what the engine holds now: the state of another member, which a snapshot has brought and
 // which is newer than what was there. It belongs to the applier. LoadedLeases tells of its leases as after Open, and the
@@ -163,6 +177,7 @@ func (s *State) View() *View {
 // publish makes the state visible to readers. The batch must have been committed.
 func (s *State) publish() *View {
 	v := &View{
+		epoch: s.epoch.Load(), newest: &s.epoch,
 		KV: s.store.Publish(), Members: s.members.Snapshot(), Alarms: s.alarms.Snapshot(), Auth: s.users.Snapshot(),
 		Applied: s.applied, Bytes: s.bytes(), Hashes: s.hashes,
 	}
