@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -34,21 +35,28 @@ func newPeerHashes(lg *zap.Logger, cluster uint64, patience time.Duration, certi
 	}
 }
 
-// ask asks members one after the other, each at its URLs until one answers.
+// ask asks all members at once, each at its URLs until one answers. One that does not answer holds up a start as long as a
+// request may take; several take no longer than one.
 func (p *peerHashes) ask(ctx context.Context, members []membership.Member, revision int64) []corruption.Peer {
-	peers := make([]corruption.Peer, 0, len(members))
-	for _, member := range members {
-		peer := corruption.Peer{ID: member.ID, URLs: member.PeerURLs, Err: errors.New("the member has no peer URL")}
-		for _, url := range member.PeerURLs {
-			if peer.Answer, peer.Err = p.askOne(ctx, url, revision); peer.Err == nil {
-				break
-			}
-			p.lg.Warn("failed hash kv request", zap.Int64("requested-revision", revision),
-				zap.String("remote-peer-endpoint", url), zap.Error(peer.Err))
-		}
-		peers = append(peers, peer)
+	peers := make([]corruption.Peer, len(members))
+	var asking sync.WaitGroup
+	for i, member := range members {
+		asking.Go(func() { peers[i] = p.askMember(ctx, member, revision) })
 	}
+	asking.Wait()
 	return peers
+}
+
+func (p *peerHashes) askMember(ctx context.Context, member membership.Member, revision int64) corruption.Peer {
+	peer := corruption.Peer{ID: member.ID, URLs: member.PeerURLs, Err: errors.New("the member has no peer URL")}
+	for _, url := range member.PeerURLs {
+		if peer.Answer, peer.Err = p.askOne(ctx, url, revision); peer.Err == nil {
+			break
+		}
+		p.lg.Warn("failed hash kv request", zap.Int64("requested-revision", revision),
+			zap.String("remote-peer-endpoint", url), zap.Error(peer.Err))
+	}
+	return peer
 }
 
 // maxHashAnswer bounds what is read of an answer: it is four numbers, or a line of text.
