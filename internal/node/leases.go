@@ -136,8 +136,9 @@ func (m *Member) checkpointAll() {
 	var due []lease.Checkpoint
 	for _, id := range m.expiry.All() {
 		left, _, err := m.expiry.Remaining(id, now)
-		if err == nil && left >= time.Second {
-			due = append(due, lease.Checkpoint{ID: id, Remaining: int64(left / time.Second)})
+		if err == nil && left > 0 {
+			// Rounded up, as the checkpoints in between: no lease loses what its holder was promised.
+			due = append(due, lease.Checkpoint{ID: id, Remaining: 1 + int64((left-1)/time.Second)})
 		}
 	}
 	last := max(0, len(due)-1) / checkpointBatch * checkpointBatch

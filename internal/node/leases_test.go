@@ -106,6 +106,25 @@ func TestRemainingTimes(t *testing.T) {
 	})
 }
 
+// TestRemainingTimeIsRoundedUp: who renewed a lease was promised its whole time, also if the leader is stopped in between.
+func TestRemainingTimeIsRoundedUp(t *testing.T) {
+	smallSegments(t)
+	synctest.Test(t, func(t *testing.T) {
+		cfg := quietConfig(t, config.EngineMemory)
+		d := newForgetful(config.EngineMemory, filepath.Join(t.TempDir(), "wal"))
+		m := start(t, cfg, d)
+		grant(t, m, 7, 3600)
+		time.Sleep(100*time.Second + 100*time.Millisecond)
+		require.Less(t, left(t, m, 7), 3500*time.Second)
+		stop(t, m)
+		m = start(t, cfg, d)
+		l, found := m.state.Leases().Get(7)
+		require.True(t, found)
+		require.EqualValues(t, 3500, l.Remaining)
+		stop(t, m)
+	})
+}
+
 // TestKeepAliveDuringStart renews a lease of a member that has just been opened: it waits until the
 // member keeps times.
 func TestKeepAliveDuringStart(t *testing.T) {
