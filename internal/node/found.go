@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -89,8 +90,10 @@ func bootstrapped(m membership.Member, url string) error {
 		types.ID(m.ID), url, m.Name)
 }
 
+var errClusterID = errors.New("cluster ID mismatch")
+
 // admits reports why a member that is told to found a cluster with this one cannot: because that one has run for a
-// while, or is another one. A cluster that is being founded at this moment admits its members.
+// while, or is another one (errClusterID). A cluster that is being founded at this moment admits its members.
 func (f found) admits(told founders) error {
 	self, listed := f.member(told.self.ID)
 	ours := membership.ClusterID(told.members)
@@ -104,8 +107,8 @@ func (f found) admits(told founders) error {
 	case f.id == ours:
 		return nil
 	}
-	return fmt.Errorf("cluster ID mismatch: %s is of cluster %s, but --initial-cluster=%s with --initial-cluster-token=%s makes cluster %s: %s",
-		f.url, types.ID(f.id), told, told.token, types.ID(ours), f.whyOther(told))
+	return fmt.Errorf("%w: %s is of cluster %s, but --initial-cluster=%s with --initial-cluster-token=%s makes cluster %s: %s",
+		errClusterID, f.url, types.ID(f.id), told, told.token, types.ID(ours), f.whyOther(told))
 }
 
 // whyOther guesses why the cluster is another one, by its members.

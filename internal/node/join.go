@@ -166,14 +166,19 @@ func (n *newcomer) compatible(ctx context.Context, members []membership.Member, 
 		"try again when one runs: %w", serverVersion, errors.Join(reasons...))
 }
 
-// checkNew refuses to found a cluster where one of the others is in it already, or in another one.
+// checkNew refuses to found a cluster where one of the others is in it already. One that is in another cluster is no reason
+// against it, as in etcd: an operator who has lost a cluster's data founds it anew at the same URLs, under another token, and
+// stops what is left of the old one. But then nobody hears of the other, so the log says it.
 func (n *newcomer) checkNew(ctx context.Context, told founders) error {
 	for _, url := range told.otherURLs() {
 		there, err := n.whoIsAt(ctx, url, foundPatience)
 		if err != nil {
 			continue // it has not begun, as usual
 		}
-		if err := there.admits(told); err != nil {
+		switch err := there.admits(told); {
+		case errors.Is(err, errClusterID):
+			n.lg.Warn("a member of --initial-cluster is of another cluster; none is founded with it until it is started anew", zap.Error(err))
+		case err != nil:
 			return err
 		}
 	}

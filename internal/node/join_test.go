@@ -62,6 +62,72 @@ func newcomerOf(t *testing.T, a *answering) *config.Config {
 	return cfg
 }
 
+// founded is the cluster that a tells of, as the newcomer's flags make it.
+func founded(t *testing.T, a *answering, cfg *config.Config, started bool) {
+	told, err := initialMembers(cfg)
+	require.NoError(t, err)
+	a.cluster, a.members = membership.ClusterID(told.members), nil
+	for _, m := range told.members {
+		if started {
+			m.ClientURLs = []string{"http://c"}
+		}
+		a.members = append(a.members, m)
+	}
+}
+
+// added has a tell of a cluster to which the newcomer was added.
+func added(_ *testing.T, a *answering, cfg *config.Config) {
+	cfg.InitialClusterState = config.ClusterExisting
+	a.cluster = 7
+	a.members = []membership.Member{
+		{ID: 0xa, Name: "a", PeerURLs: []string{a.URL}, ClientURLs: []string{"http://c"}}, {ID: 0xb, PeerURLs: []string{selfURL}},
+	}
+}
+
+// TestFoundedBesideAnother: a member that founds a cluster where others are of another one is not kept from it, and the log
+// says what disagrees with whom, and what to do.
+func TestFoundedBesideAnother(t *testing.T) {
+	for name, tc := range map[string]struct {
+		set  func(t *testing.T, a *answering, cfg *config.Config)
+		want []string // AURL is a's
+	}{
+		"another token": {func(t *testing.T, a *answering, cfg *config.Config) {
+			founded(t, a, cfg, false)
+			cfg.InitialClusterToken = "other"
+		}, []string{"cluster ID mismatch: AURL is of cluster ", "--initial-cluster-token=other makes cluster ", "the tokens differ", "the same --initial-cluster-token"}},
+		"another token, and the other has just begun": {func(t *testing.T, a *answering, cfg *config.Config) {
+			founded(t, a, cfg, false)
+			a.members = nil
+			cfg.InitialClusterToken = "other"
+		}, []string{"cluster ID mismatch: AURL is of cluster ", "give all members the same --initial-cluster and the same --initial-cluster-token"}},
+		"other members": {func(t *testing.T, a *answering, cfg *config.Config) {
+			founded(t, a, cfg, true)
+			a.members = []membership.Member{{ID: 0xa, Name: "a", PeerURLs: []string{a.URL}}, {ID: 0xc, Name: "c", PeerURLs: []string{"http://h:1"}}}
+			a.cluster++
+		}, []string{"cluster ID mismatch: AURL", "--initial-cluster lacks member c (c) at http://h:1, the cluster lacks b=" + selfURL}},
+		"but it was added": {func(t *testing.T, a *answering, cfg *config.Config) {
+			added(t, a, cfg)
+			cfg.InitialClusterState = config.ClusterNew
+		}, []string{"cluster ID mismatch", "this member was added to it as member b at " + selfURL, "--initial-cluster-state=existing"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAnswering(t)
+			cfg := newcomerOf(t, a)
+			tc.set(t, a, cfg)
+			core, lines := observer.New(zapcore.WarnLevel)
+			m, err := Open(t.Context(), cfg, zap.New(core))
+			require.NoError(t, err)
+			m.fail(errKilled)
+			<-m.Done()
+			said := lines.FilterMessageSnippet("a member of --initial-cluster is of another cluster").All()
+			require.Len(t, said, 1)
+			for _, want := range tc.want {
+				require.Contains(t, said[0].ContextMap()["error"], strings.ReplaceAll(want, "AURL", a.URL))
+			}
+		})
+	}
+}
+
 // TestRefused goes through what a member that founds a cluster or joins one is refused for: it says etcd's text, what
 // disagrees with whom, and what to do.
 func TestRefused(t *testing.T) {
@@ -74,25 +140,6 @@ func TestRefused(t *testing.T) {
 			}
 		}
 		return 0
-	}
-	// The cluster that a tells of, as the newcomer's flags make it.
-	founded := func(t *testing.T, a *answering, cfg *config.Config, started bool) {
-		told, err := initialMembers(cfg)
-		require.NoError(t, err)
-		a.cluster, a.members = membership.ClusterID(told.members), nil
-		for _, m := range told.members {
-			if started {
-				m.ClientURLs = []string{"http://c"}
-			}
-			a.members = append(a.members, m)
-		}
-	}
-	added := func(t *testing.T, a *answering, cfg *config.Config) {
-		cfg.InitialClusterState = config.ClusterExisting
-		a.cluster = 7
-		a.members = []membership.Member{
-			{ID: 0xa, Name: "a", PeerURLs: []string{a.URL}, ClientURLs: []string{"http://c"}}, {ID: 0xb, PeerURLs: []string{selfURL}},
-		}
 	}
 	for name, tc := range map[string]struct {
 		set  func(t *testing.T, a *answering, cfg *config.Config)
@@ -116,25 +163,6 @@ func TestRefused(t *testing.T) {
 			a.members = a.members[:1]
 			a.members[0] = membership.Member{ID: id(cfg, "a"), Name: "a", PeerURLs: []string{a.URL}, ClientURLs: []string{"http://c"}}
 		}, []string{"is no member of the cluster any more, as AURL says", "its ID never comes back", "add it again"}},
-		"new: another token": {func(t *testing.T, a *answering, cfg *config.Config) {
-			founded(t, a, cfg, false)
-			cfg.InitialClusterToken = "other"
-		}, []string{"cluster ID mismatch: AURL is of cluster ", "--initial-cluster-token=other makes cluster ", "the tokens differ", "the same --initial-cluster-token"}},
-		"new: another token, and the other has just begun": {func(t *testing.T, a *answering, cfg *config.Config) {
-			founded(t, a, cfg, false)
-			a.members = nil
-			cfg.InitialClusterToken = "other"
-		}, []string{"cluster ID mismatch: AURL is of cluster ", "give all members the same --initial-cluster and the same --initial-cluster-token"}},
-		"new: other members": {func(t *testing.T, a *answering, cfg *config.Config) {
-			founded(t, a, cfg, true)
-			a.members = []membership.Member{{ID: 0xa, Name: "a", PeerURLs: []string{a.URL}}, {ID: 0xc, Name: "c", PeerURLs: []string{"http://h:1"}}}
-			a.cluster++
-		}, []string{"cluster ID mismatch: AURL", "--initial-cluster lacks member c (c) at http://h:1, the cluster lacks b=" + selfURL}},
-		"new: but it was added": {func(t *testing.T, a *answering, cfg *config.Config) {
-			added(t, a, cfg)
-			cfg.InitialClusterState = config.ClusterNew
-		}, []string{"cluster ID mismatch", "this member was added to it as member b at " + selfURL, "--initial-cluster-state=existing"}},
-
 		"existing: the name is not there": {func(t *testing.T, a *answering, cfg *config.Config) { added(t, a, cfg); cfg.Name = "c" },
 			[]string{`couldn't find local name "c" in the initial cluster configuration`, "which has a=AURL,b=" + selfURL}},
 		"existing: a URL given twice": {func(t *testing.T, a *answering, cfg *config.Config) {
