@@ -158,8 +158,8 @@ func (f *front) build(m *Member) (err error) {
 	return nil
 }
 
-// serve begins to accept: peers at once, clients when the member is ready.
-func (f *front) serve(m *Member) {
+// servePeers begins to accept other members.
+func (f *front) servePeers(m *Member) {
 	f.peers.Handler, f.peers.ReadHeaderTimeout = f.peerHandler, peerHeaderTimeout
 	f.peers.ErrorLog = log.New(io.Discard, "", 0) // rafthttp ends a connection by a panic, and has logged why
 	for _, l := range f.peer {
@@ -170,6 +170,10 @@ func (f *front) serve(m *Member) {
 		}
 		f.goServe(&f.servingPeers, m, l, func() error { return ignoreClosed(f.peers.Serve(ln)) })
 	}
+}
+
+// serve begins to accept clients when the member is ready, and who asks for metrics at once.
+func (f *front) serve(m *Member) {
 	for _, l := range f.metrics {
 		// As in etcd, only here a client's certificate is held against its address.
 		ep := rpc.Endpoint{Listener: l, Plain: l.plain, Handler: f.metricsHandler,

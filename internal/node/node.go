@@ -42,6 +42,7 @@ type Member struct {
 	hub      *watch.Hub
 	expiry   *lease.Expiry
 	primary  atomic.Bool // expiry keeps times
+	runs     atomic.Bool // consensus runs
 	pending  *pending
 	users    *users
 	applier  *applier
@@ -147,11 +148,14 @@ func openIn(ctx context.Context, cfg *config.Config, lg *zap.Logger, in surround
 	if err := m.open(ctx, in.disk); err != nil {
 		return nil, errors.Join(err, m.abandon())
 	}
+	// The others may be at the same point, and wait for what this one says of its data.
+	m.front.servePeers(m)
 	err = m.checkInitially(ctx)
 	if err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
+		m.front.shutdownPeers()
 		return nil, errors.Join(err, m.abandon())
 	}
 	m.run()
@@ -289,6 +293,7 @@ func (m *Member) build() (err error) {
 // run starts the goroutines. From the bottom up: what writes the log, what applies it, what lives from it.
 func (m *Member) run() {
 	m.log = nil
+	m.runs.Store(true)
 	if m.network != nil {
 		m.start(&m.background, "certificates of peers", m.network.renewCertificates)
 		m.start(&m.background, "removal", m.network.watchRemoval)

@@ -39,15 +39,27 @@ func (m *Member) peerHandler(base http.Handler, services *etcdapi.Services) http
 		return base
 	}
 	mux := http.NewServeMux()
-	raft := m.network.transport.Handler()
+	raft := m.whenRunning(m.network.transport.Handler())
 	mux.Handle("/raft", raft)
 	mux.Handle("/raft/", raft)
-	mux.Handle(leasePath, leaseHandler(m, m.answerRenewal))
-	mux.Handle(leaseInternalPath, leaseHandler(m, m.answerTimeToLive))
-	mux.Handle("/members/promote/", onlyPost(m.promoteHandler(services)))
+	mux.Handle(leasePath, m.whenRunning(leaseHandler(m, m.answerRenewal)))
+	mux.Handle(leaseInternalPath, m.whenRunning(leaseHandler(m, m.answerTimeToLive)))
+	mux.Handle("/members/promote/", m.whenRunning(onlyPost(m.promoteHandler(services))))
 	mux.HandleFunc("/downgrade/enabled", m.downgradeEnabled)
 	mux.Handle("/", base)
 	return m.network.transport.Guard(mux)
+}
+
+// whenRunning refuses what needs a member that takes part in the cluster while this one still compares its data with the
+// others'. They ask again.
+func (m *Member) whenRunning(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !m.runs.Load() {
+			http.Error(w, "this member is starting; try again", http.StatusServiceUnavailable)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func onlyPost(next http.HandlerFunc) http.HandlerFunc {
