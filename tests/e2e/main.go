@@ -158,7 +158,8 @@ func goTest(ctx context.Context, r *report, run string, deadline time.Time, dir 
 		args = append(args, "-skip="+skipPattern(excluded))
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, suite, "-args", "-bin-dir="+dir)...)
-	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+	// With EXPECT_DEBUG the output of a test that fails has what the members logged.
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir, "EXPECT_DEBUG=true")
 	// The tests are a process below go's, and an interrupt must reach both. Their clusters end with them.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
