@@ -6,7 +6,7 @@
 // those. That is why the contract below speaks of prefixes and of what is durable, and never of one
 // batch's durability.
 //
-// Implementations: memory, pebble. The suite in enginetest holds each of them to this contract.
+// Implementations: memory, pebble, rocksdb. The suite in enginetest holds each of them to this contract.
 package engine
 
 import "errors"

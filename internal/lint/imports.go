@@ -105,6 +105,7 @@ func confinements() []confinement {
 			tests: true, why: "raft's messages stay where the log and the membership are handled"},
 		{library: "github.com/cockroachdb/pebble", in: []string{"internal/engine/pebble"},
 			testsIn: []string{"internal/node"}, why: "engines are behind the engine interface"},
+		{library: "C", in: []string{"internal/engine/rocksdb"}, why: "the program is Go, but for the engine behind a build tag"},
 		{library: "go.etcd.io/bbolt", in: []string{"internal/interchange"}, tests: true, why: "it is a file format to us, not a store"},
 		{library: "google.golang.org/grpc",
 			in: []string{"internal/rpc", "internal/etcdapi", "internal/coordination", "cmd/dolmen", "concurrency", "embed",

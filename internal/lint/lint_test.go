@@ -115,6 +115,8 @@ func TestImports(t *testing.T) {
 		{"internal/mvcc/a_test.go", "github.com/cockroachdb/pebble/v2/vfs", "engines are behind"},
 		{"internal/node/a.go", "github.com/cockroachdb/pebble/v2/vfs", "engines are behind"},
 		{"internal/node/a_test.go", "github.com/cockroachdb/pebble/v2/vfs", ""},
+		{"internal/wal/a.go", "C", "the program is Go"},
+		{"internal/engine/rocksdb/a.go", "C", ""},
 		{"internal/mvcc/a.go", "google.golang.org/grpc/codes", "does not know how requests arrive"},
 		{"internal/mvcc/a_test.go", "google.golang.org/grpc/codes", ""},
 		{"internal/mvcc/a.go", "google.golang.org/grpcfoo", ""},

@@ -1,0 +1,5 @@
+//go:build rocksdb && asan
+
+package rocksdb_test
+
+const sanitized = true
