@@ -30,8 +30,9 @@ import (
 
 // The values of Config.StorageEngine.
 const (
-	EnginePebble = config.EnginePebble
-	EngineMemory = config.EngineMemory
+	EnginePebble  = config.EnginePebble
+	EngineMemory  = config.EngineMemory
+	EngineRocksDB = config.EngineRocksDB
 )
 
 // Config is what a member is started with. Start from NewConfig.
@@ -42,8 +43,9 @@ type Config struct {
 	// on it again goes on where the one before it ended. It must be given.
 	DataDir string
 	// StorageEngine is EnginePebble, which keeps data on disk, or EngineMemory, which keeps all of it in
-	// memory and writes whole copies to disk. Neither loses an acknowledged write. A data directory stays
-	// with the engine it was made with.
+	// memory and writes whole copies to disk, or EngineRocksDB, which keeps data on disk and needs RocksDB's
+	// library and the build tag rocksdb. None loses an acknowledged write. A data directory stays with the
+	// engine it was made with.
 	StorageEngine string
 
 	// ListenClientURLs and ListenPeerURLs are bound, as in "http://127.0.0.1:2379". With port 0 the system

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/dolmen-io/dolmen/embed"
+	"github.com/dolmen-io/dolmen/internal/config"
 )
 
 // patience is how long a test waits for what must happen at once.
@@ -41,7 +42,7 @@ func client(t *testing.T, m *embed.Member) *clientv3.Client {
 }
 
 func TestMember(t *testing.T) {
-	for _, engine := range []string{embed.EnginePebble, embed.EngineMemory} {
+	for _, engine := range config.BuiltEngines() {
 		t.Run(engine, func(t *testing.T) {
 			ctx := testContext(t)
 			cfg := newConfig(t, engine)

@@ -99,7 +99,7 @@ started on its directory.`,
 	flags.StringVar(&f.token, "initial-cluster-token", def.InitialClusterToken, "token that keeps clusters apart")
 	flags.StringVar(&f.peerURLs, "initial-advertise-peer-urls", def.AdvertisePeerURLs[0].String(), "peer URLs of this member, as in --initial-cluster")
 	flags.StringVar(&f.name, "name", def.Name, "name of this member")
-	flags.StringVar(&f.engine, "storage-engine", def.StorageEngine, "engine that the member is to run with: pebble or memory")
+	flags.StringVar(&f.engine, "storage-engine", def.StorageEngine, "engine that the member is to run with: pebble, memory or rocksdb")
 	flags.BoolVar(&f.skipHash, "skip-hash-check", false, "accept a file without checksum: a copy of an etcd member's own file")
 	flags.Uint64Var(&f.bump, "bump-revision", 0, "move the revision on by so much, so that no client sees an older one than before; needs --mark-compacted")
 	flags.BoolVar(&f.compacted, "mark-compacted", false, "have everything before the bumped revision compacted; needs --bump-revision")
@@ -148,8 +148,8 @@ func (f *restoreFlags) config() (*config.Config, error) {
 	if cfg.DataDir == "" {
 		cfg.DataDir = f.name + ".etcd"
 	}
-	if f.engine != config.EnginePebble && f.engine != config.EngineMemory {
-		return nil, fmt.Errorf("--storage-engine=%s is not an engine; give %s or %s", f.engine, config.EnginePebble, config.EngineMemory)
+	if err := config.CheckEngine(f.engine); err != nil {
+		return nil, err
 	}
 	urls, err := types.NewURLs(strings.Split(f.peerURLs, ","))
 	if err != nil {

@@ -25,7 +25,7 @@ type Config struct {
 	DataDir string
 	// WALDir is a dedicated directory for the raft log; empty means inside DataDir.
 	WALDir string
-	// StorageEngine is where applied state is kept: EnginePebble or EngineMemory. Dolmen's own.
+	// StorageEngine is where applied state is kept: EnginePebble, EngineMemory or EngineRocksDB. Dolmen's own.
 	StorageEngine string
 
 	// ListenPeerURLs and ListenClientURLs are bound at start. If ListenClientHTTPURLs is not empty,
@@ -227,8 +227,9 @@ type Tracing struct {
 
 // Values of fields that are one of a few words.
 const (
-	EnginePebble = "pebble"
-	EngineMemory = "memory"
+	EnginePebble  = "pebble"
+	EngineMemory  = "memory"
+	EngineRocksDB = "rocksdb" // if the program was built with it
 
 	ClusterNew      = "new"
 	ClusterExisting = "existing"

@@ -7,8 +7,9 @@ func (t *table) member(c *Config) {
 	t.text(&c.Name, "name", "Name of this member, unique in the cluster.")
 	t.text(&c.DataDir, "data-dir", "Directory for everything this member stores.").show("${name}.etcd")
 	t.text(&c.WALDir, "wal-dir", "Separate directory for the raft log, best on its own disk.")
-	t.value(oneOf{p: &c.StorageEngine, choices: []string{EnginePebble, EngineMemory}}, "storage-engine", formText,
-		"Where applied data is kept: 'pebble' on disk, 'memory' in memory with checkpoint files. Dolmen only.")
+	t.value(oneOf{p: &c.StorageEngine, choices: engines()}, "storage-engine", formText,
+		"Where applied data is kept: 'pebble' or 'rocksdb' on disk, 'memory' in memory with checkpoint files. "+
+			"'rocksdb' is part of programs that were built with it. Dolmen only.")
 	t.urls(&c.ListenPeerURLs, "listen-peer-urls", "Where to listen for other members.")
 	t.urls(&c.ListenClientURLs, "listen-client-urls",
 		"Where to listen for clients: gRPC, and HTTP unless --listen-client-http-urls is set.")

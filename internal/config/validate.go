@@ -33,7 +33,7 @@ func (c *Config) validate(fromFlags bool) error {
 	}
 	for _, check := range []func() error{
 		c.Log.validate, c.checkListen, c.checkAdvertise, c.checkBootstrap, c.checkTiming,
-		c.checkCompaction, c.checkGates, c.checkTLS, c.checkUnbuilt,
+		c.checkCompaction, c.checkGates, c.checkTLS, c.checkUnbuilt, c.checkEngine,
 	} {
 		if err := check(); err != nil {
 			return err

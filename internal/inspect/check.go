@@ -12,6 +12,7 @@ import (
 	"github.com/dolmen-io/dolmen/internal/engine"
 	"github.com/dolmen-io/dolmen/internal/engine/memory"
 	"github.com/dolmen-io/dolmen/internal/engine/pebble"
+	"github.com/dolmen-io/dolmen/internal/engine/rocksdb"
 	"github.com/dolmen-io/dolmen/internal/node"
 	"github.com/dolmen-io/dolmen/internal/state"
 	"github.com/dolmen-io/dolmen/internal/wal"
@@ -185,13 +186,15 @@ func (r *Report) checkEngine(dir, name string) error {
 		eng, err = openMemory(dir)
 	case config.EnginePebble:
 		eng, err = openPebble(dir)
+	case config.EngineRocksDB:
+		eng, err = openRocksDB(dir)
 	case "": // FORMAT could not be read
 		return nil
 	default:
 		return fmt.Errorf("check %s: this version knows no engine %q", filepath.Dir(dir), name)
 	}
 	switch {
-	case errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, rocksdb.ErrNotBuilt):
 		return err
 	case errors.Is(err, fs.ErrNotExist) && !errors.Is(err, engine.ErrCorrupt):
 		r.note("the engine has not been flushed yet: everything is in the raft log")
@@ -210,7 +213,7 @@ func (r *Report) checkEngine(dir, name string) error {
 	return nil
 }
 
-// openMemory and openPebble keep a nil pointer from becoming an engine that is not nil.
+// openMemory, openPebble and openRocksDB keep a nil pointer from becoming an engine that is not nil.
 func openMemory(dir string) (engine.Engine, error) {
 	eng, err := memory.OpenReadOnly(dir, memory.Options{})
 	if err != nil {
@@ -221,6 +224,14 @@ func openMemory(dir string) (engine.Engine, error) {
 
 func openPebble(dir string) (engine.Engine, error) {
 	eng, err := pebble.OpenReadOnly(dir, pebble.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return eng, nil
+}
+
+func openRocksDB(dir string) (engine.Engine, error) {
+	eng, err := rocksdb.OpenReadOnly(dir, rocksdb.Options{})
 	if err != nil {
 		return nil, err
 	}

@@ -21,11 +21,12 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/dolmen-io/dolmen/embed"
+	"github.com/dolmen-io/dolmen/internal/config"
 	"github.com/dolmen-io/dolmen/internal/inspect"
 	"github.com/dolmen-io/dolmen/internal/node"
 )
 
-var engines = []string{embed.EnginePebble, embed.EngineMemory}
+var engines = config.BuiltEngines()
 
 func start(t *testing.T, dir, engine string) *embed.Member {
 	t.Helper()

@@ -18,6 +18,7 @@ import (
 	"github.com/dolmen-io/dolmen/internal/engine"
 	"github.com/dolmen-io/dolmen/internal/engine/memory"
 	"github.com/dolmen-io/dolmen/internal/engine/pebble"
+	"github.com/dolmen-io/dolmen/internal/engine/rocksdb"
 	"github.com/dolmen-io/dolmen/internal/wal"
 )
 
@@ -235,9 +236,12 @@ func (d *directory) openEngine(fatal func(error)) (engine.Engine, error) {
 }
 
 func (d *directory) openEngineIn(path string, fatal func(error)) (eng engine.Engine, err error) {
-	if d.engine == config.EngineMemory {
+	switch d.engine {
+	case config.EngineMemory:
 		eng, err = memory.Open(path, memory.Options{Logger: d.lg})
-	} else {
+	case config.EngineRocksDB:
+		eng, err = rocksdb.Open(path, rocksdb.Options{Logger: d.lg, Fatal: fatal})
+	default:
 		eng, err = pebble.Open(path, pebble.Options{Logger: d.lg, Fatal: fatal})
 	}
 	if err != nil {
