@@ -142,7 +142,7 @@ func (e *Engine) watch() {
 	defer close(e.watched)
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
-	var errors uint64
+	var seen uint64
 	waiting := false
 	for {
 		select {
@@ -152,11 +152,11 @@ func (e *Engine) watch() {
 			return
 		case <-ticker.C:
 		}
-		if n := e.property(propErrors); n != errors {
-			errors = n
+		if n := e.property(propErrors); n != seen {
+			seen = n
 			// A compaction that fails for want of space loses nothing and is tried again. All else stops RocksDB.
 			if e.stopped("background work") == nil {
-				e.log.Error("background work failed and will be tried again; the file LOG says why", zap.String("directory", e.name))
+				e.log.Error("a compaction failed and will be tried again; is the disk full?", zap.String("directory", e.name))
 			}
 		}
 		if now := e.property(propStopped) != 0; now != waiting {

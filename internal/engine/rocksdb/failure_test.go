@@ -612,3 +612,24 @@ func TestErrorsOfTheSystem(t *testing.T) {
 	require.True(t, errors.Is(err, fs.ErrPermission), "%v", err)
 	require.NoError(t, files.unwatch(path))
 }
+
+// RocksDB's own log must not be what stops a member whose disk is full.
+func TestNoRoomForItsOwnLog(t *testing.T) {
+	full := failOn("LOG", syscall.ENOSPC, callWrite, callAllocate)
+	d := newDisk()
+	e, err := d.open(rocksdb.Options{Fatal: func(err error) { t.Error(err) }})
+	require.NoError(t, err)
+	e.place.inject(full)
+	fill(t, e)
+	require.NoError(t, e.Compact())
+	require.NoError(t, e.Close())
+
+	path, err := d.copyOut()
+	require.NoError(t, err)
+	files.watch(path, d.dir).inject(full)
+	again, err := rocksdb.Open(path, rocksdb.Options{})
+	require.NoError(t, err)
+	require.Len(t, contentsOf(t, again), 300)
+	require.NoError(t, again.Close())
+	require.NoError(t, files.unwatch(path))
+}

@@ -22,8 +22,7 @@ var ErrNotBuilt = errors.New("this program was built without the rocksdb engine;
 
 // Options configures an engine.
 type Options struct {
-	// Logger gets what the engine has to say; nil means nobody does. RocksDB's own messages of some weight are
-	// in the file LOG of the directory.
+	// Logger gets what the engine has to say; nil means nobody does.
 	Logger *zap.Logger
 	// CacheBytes is the memory for blocks, those of indexes included, DefaultCacheBytes if 0. What is being
 	// written needs up to maxMemTables*MemTableBytes besides.
@@ -57,7 +56,7 @@ const (
 	unpacked = "compression=kNoCompression"
 )
 
-// rocksOptions returns the options in RocksDB's own form, which its LOG and OPTIONS files show too. There is no
+// rocksOptions returns the options in RocksDB's own form, which its OPTIONS files show too. There is no
 // bloom filter: keys are read by exact revision, nearly always one that is there, and an unknown one lies outside
 // most tables' bounds.
 func (o Options) rocksOptions(compression string) string {
@@ -116,10 +115,10 @@ func (o Options) rocksOptions(compression string) string {
 		"bytes_per_sync=1048576",
 		// A manifest is written anew when it has grown to this, in bytes.
 		"max_manifest_file_size=67108864",
-		// The LOG file: warnings and errors, and one old file.
-		"info_log_level=WARN_LEVEL",
-		"max_log_file_size=4194304",
-		"keep_log_file_num=2",
+		// The file LOG stays empty: when it cannot be written, as on a full disk, a library that was built with
+		// assertions ends the process, and Debian's was. What matters is returned to us.
+		"info_log_level=HEADER_LEVEL",
+		"keep_log_file_num=1",
 		"stats_dump_period_sec=0",
 		"stats_persist_period_sec=0",
 	}, ";")

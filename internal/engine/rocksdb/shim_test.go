@@ -58,17 +58,21 @@ func TestMain(m *testing.M) {
 	files.mu.open = map[int32]*openFile{}
 	go files.serve(listener)
 	status := m.Run()
-	os.RemoveAll(root)
+	os.RemoveAll(filepath.Dir(os.Getenv(shimSocket)))
 	os.Exit(status)
 }
 
 // becomeWatched returns only if it fails.
 func becomeWatched() error {
-	root, err := os.MkdirTemp("", "rocksdb-test-")
+	dir, err := os.MkdirTemp("", "rocksdb-test-")
 	if err != nil {
 		return err
 	}
-	source, library := filepath.Join(root, "shim.c"), filepath.Join(root, "shim.so")
+	root := filepath.Join(dir, "watched")
+	if err := os.Mkdir(root, 0o700); err != nil {
+		return err
+	}
+	source, library := filepath.Join(dir, "shim.c"), filepath.Join(dir, "shim.so")
 	if err := os.WriteFile(source, shimSource, 0o600); err != nil {
 		return err
 	}
@@ -90,7 +94,7 @@ func becomeWatched() error {
 		return err
 	}
 	return syscall.Exec(program, os.Args, append(os.Environ(),
-		preload+"="+libraries, shimRoot+"="+root+"/", shimSocket+"="+filepath.Join(root, "socket")))
+		preload+"="+libraries, shimRoot+"="+root+"/", shimSocket+"="+filepath.Join(dir, "socket")))
 }
 
 // Calls that the library tells of, as in testdata/shim.c.
@@ -208,7 +212,7 @@ func (s *fileServer) answer(m message) syscall.Errno {
 	}
 	s.mu.Unlock()
 	if p == nil {
-		return 0 // an engine that was closed already, or the server's own socket
+		return 0 // an engine that was closed already
 	}
 	m.name = name
 	p.mu.Lock()
