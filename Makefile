@@ -1,9 +1,12 @@
-# Everything here works on a machine with Go and a C compiler (for the race detector), and nothing else.
+# Everything here works on a machine with Go and a C compiler (for the race detector), and nothing else. What needs
+# RocksDB is left out where its library is not installed and cannot be.
 
 GO      ?= go
 OUT     := bin
 # Fuzzing time for each fuzz test.
 FUZZTIME ?= 20s
+# Build tags: TAGS=rocksdb builds the program with the rocksdb engine.
+TAGS    ?=
 # Where `make run` keeps its data; ARGS are further flags, as in: make run ARGS="--name a".
 DATA    ?= default.etcd
 ARGS    ?=
@@ -26,10 +29,10 @@ E2E     ?=
 # The least statement coverage of a package, in percent.
 COVERAGE ?= 75
 
-.PHONY: build run cluster test cover etcdctl lint fuzz bench bench-store compat compat-cluster interchange crash robustness sim e2e clean
+.PHONY: build run cluster test asan cover etcdctl lint fuzz bench bench-store compat compat-cluster interchange crash robustness sim e2e clean
 
 build: ## bin/dolmen, and bin/etcd as a link to it
-	$(GO) build -buildvcs=auto -o $(OUT)/dolmen ./cmd/dolmen
+	$(GO) build -buildvcs=auto -tags "$(TAGS)" -o $(OUT)/dolmen ./cmd/dolmen
 	ln -sf dolmen $(OUT)/etcd
 
 run: build ## a member on localhost:2379
@@ -44,19 +47,29 @@ etcdctl: ## bin/etcdctl, etcd's own client at the version that the tests use
 test: compiler ## all tests of all modules under the race detector
 	@mkdir -p $(OUT)
 	$(GO) test -race -timeout 15m -coverprofile=$(OUT)/cover.out ./...
+	@rm -f $(OUT)/cover-rocksdb.out; tags=$$(.ci/rocksdb); [ -z "$$tags" ] || { set -x; \
+		$(GO) test -race -tags $$tags -timeout 15m -coverprofile=$(OUT)/cover-rocksdb.out $(ROCKSDB_PACKAGES); }
 	@echo "comparing with a real etcd, which is built first"
-	cd tests && $(GO) test -race -short -timeout 15m ./...
+	cd tests && $(GO) test -race -short -tags "$$(../.ci/rocksdb)" -timeout 15m ./...
 	cd bench && $(GO) test -race -timeout 15m ./...
+
+# What differs with the build tag rocksdb.
+ROCKSDB_PACKAGES := ./internal/engine/rocksdb ./internal/config ./internal/inspect ./embed
+
+asan: compiler ## the rocksdb engine under the address sanitizer, which also finds what is never freed
+	@tags=$$(.ci/rocksdb); [ -z "$$tags" ] || { set -x; $(GO) test -asan -tags $$tags -timeout 15m ./internal/engine/rocksdb; }
 
 cover: ## the statement coverage of each package in the last `make test`; fails below COVERAGE
 	@test -f $(OUT)/cover.out || { echo "run make test first: it measures what this looks at" >&2; exit 1; }
-	@awk -v least=$(COVERAGE) -f .ci/coverage.awk $(OUT)/cover.out
+	@awk -v least=$(COVERAGE) -f .ci/coverage.awk $(wildcard $(OUT)/cover.out $(OUT)/cover-rocksdb.out)
 
 lint: ## vet, and the formatting and linters of .golangci.yml, in all modules
 	$(GO) vet ./...
 	cd tests && $(GO) vet ./...
 	cd bench && $(GO) vet ./...
 	$(GO) tool -modfile=tools/go.mod golangci-lint run ./...
+	@tags=$$(.ci/rocksdb); [ -z "$$tags" ] || { set -x; \
+		$(GO) tool -modfile=tools/go.mod golangci-lint run --build-tags $$tags ./internal/engine/rocksdb; }
 	cd tests && $(GO) tool -modfile=../tools/go.mod golangci-lint run -c ../.golangci.yml ./...
 	cd bench && $(GO) tool -modfile=../tools/go.mod golangci-lint run -c ../.golangci.yml ./...
 
@@ -68,15 +81,15 @@ fuzz: ## every fuzz test for FUZZTIME
 	done
 
 bench: ## every benchmark once, with allocations
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+	$(GO) test -run '^$$' -bench . -benchmem -tags "$$(.ci/rocksdb)" ./...
 
 bench-store: ## our key space against etcd's mvcc package, without a network; ARGS are its flags, as in: ARGS="-rounds 3"
 	cd bench && $(GO) run ./store $(ARGS)
 
 compat: ## the long comparison with a real etcd, on each engine
-	@set -e; for engine in pebble memory; do \
+	@set -e; tags=$$(.ci/rocksdb); for engine in pebble memory $$tags; do \
 		echo "comparing with etcd, our engine is $$engine"; \
-		(cd tests && DOLMEN_TEST_ENGINE=$$engine $(GO) test -count=1 -v -timeout 60m ./compat -args -seeds 50 -steps 2000); \
+		(cd tests && DOLMEN_TEST_ENGINE=$$engine $(GO) test -tags "$$tags" -count=1 -v -timeout 60m ./compat -args -seeds 50 -steps 2000); \
 	done
 
 compat-cluster: ## the long comparison of three members with three of etcd, at the leader and at a follower
@@ -86,11 +99,11 @@ compat-cluster: ## the long comparison of three members with three of etcd, at t
 	done
 
 interchange: ## 100,000 keys from a real etcd to ours and back, on each engine
-	cd tests && $(GO) test -count=1 -v -timeout 60m ./interchange -run ThereAndBack -args -keys 100000
+	cd tests && $(GO) test -tags "$$(../.ci/rocksdb)" -count=1 -v -timeout 60m ./interchange -run ThereAndBack -args -keys 100000
 
 crash: ## the long kill-and-restart and power-cut rounds, on each engine
 	$(GO) test -count=1 -v -timeout 60m ./internal/node -run Crash -args -rounds 100
-	cd tests && $(GO) test -count=1 -v -timeout 120m ./robustness -args -rounds 100
+	cd tests && $(GO) test -tags "$$(../.ci/rocksdb)" -count=1 -v -timeout 120m ./robustness -args -rounds 100
 
 robustness: ## TIME of random faults, from SEED, on a cluster of MEMBERS processes under load, and whether all was right
 	cd tests && $(GO) test -count=1 -v -timeout 0 ./robustness -run '^TestRandomFaults$$' -args -time $(TIME) -seed $(SEED) -members $(MEMBERS)

@@ -1,7 +1,7 @@
-# Statement coverage by package, from a profile of go test: "package/file.go:from,to statements count".
+# Statement coverage by package, from profiles of go test: "package/file.go:from,to statements count".
 # A package whose share is not above `least` percent makes the exit status 1.
 
-NR == 1 { next } # the mode
+FNR == 1 { next } # the mode
 
 {
 	split($1, place, ":")

@@ -6,21 +6,24 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
+
+	"github.com/dolmen-io/dolmen/internal/config"
 )
 
 // program is something that can be built and run by the tests.
 type program struct {
-	name     string // file name under bin/
-	env      string // variable that names a ready binary
-	pkg      string // package to build
-	dir      string // module to build it in, relative to the tests' module
-	raceable bool   // built with the race detector when the tests are
+	name string // file name under bin/
+	env  string // variable that names a ready binary
+	pkg  string // package to build
+	dir  string // module to build it in, relative to the tests' module
+	ours bool   // built as the tests are: with the race detector or not, and with the same engines
 }
 
 var (
-	dolmenProgram  = program{name: "dolmen", env: "DOLMEN_BINARY", pkg: "./cmd/dolmen", dir: "..", raceable: true}
+	dolmenProgram  = program{name: "dolmen", env: "DOLMEN_BINARY", pkg: "./cmd/dolmen", dir: "..", ours: true}
 	etcdProgram    = program{name: "etcd", env: "ETCD_BINARY", pkg: "go.etcd.io/etcd/server/v3", dir: "."}
 	etcdctlProgram = program{name: "etcdctl", env: "ETCDCTL_BINARY", pkg: "go.etcd.io/etcd/etcdctl/v3", dir: "."}
 	etcdutlProgram = program{name: "etcdutl", env: "ETCDUTL_BINARY", pkg: "go.etcd.io/etcd/etcdutl/v3", dir: "."}
@@ -50,6 +53,9 @@ func OwnProgram() (string, error) { return dolmenBinary() }
 // Etcdutl returns the path of the official etcdutl 3.7.3.
 func Etcdutl() (string, error) { return etcdutlBinary() }
 
+// Engines returns the engines that our program is built with: those that the tests themselves are.
+func Engines() []string { return config.BuiltEngines() }
+
 func (p program) build() (string, error) {
 	if ready := os.Getenv(p.env); ready != "" {
 		if _, err := os.Stat(ready); err != nil {
@@ -70,9 +76,13 @@ func (p program) build() (string, error) {
 
 	out := filepath.Join(bin, p.name)
 	args := []string{"build"}
-	if p.raceable && raceEnabled {
+	if p.ours && raceEnabled {
 		out += "-race"
 		args = append(args, "-race")
+	}
+	if p.ours && slices.Contains(Engines(), config.EngineRocksDB) {
+		out += "-rocksdb"
+		args = append(args, "-tags", config.EngineRocksDB)
 	}
 	cmd := exec.Command("go", append(args, "-o", out, p.pkg)...)
 	cmd.Dir = filepath.Join(module, p.dir)

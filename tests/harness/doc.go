@@ -12,7 +12,8 @@
 //
 //	DOLMEN_TEST_SUBJECT  "dolmen" (default) or "etcd": what Subject starts. With "etcd" the comparing tests run
 //	                     etcd against etcd, which shows that a test is deterministic.
-//	DOLMEN_TEST_ENGINE   engine of ours: "pebble" (default) or "memory".
+//	DOLMEN_TEST_ENGINE   engine of ours: "pebble" (default) or "memory", or "rocksdb" if the tests are built with the
+//	                     tag rocksdb, as our program then is too.
 //	DOLMEN_BINARY, ETCD_BINARY, ETCDCTL_BINARY, ETCDUTL_BINARY
 //	                     a ready binary instead of one built from source.
 package harness

@@ -46,7 +46,7 @@ func Subject() Kind {
 
 // Options of one server. The zero value is a member with short election times that fsyncs.
 type Options struct {
-	Engine  string   // ours only: pebble or memory; "" = DOLMEN_TEST_ENGINE, else the default
+	Engine  string   // ours only: one of Engines(); "" = DOLMEN_TEST_ENGINE, else the default
 	NoFsync bool     // --unsafe-no-fsync: for comparisons, which never lose the page cache
 	Args    []string // further flags
 	DataDir string   // where the data is already; "" = a new directory

@@ -34,18 +34,14 @@ func tool(t *testing.T, args ...string) (string, int) {
 // TestToolsOnData looks at the data of etcd and of ours, on each engine: while the member runs, after it was stopped,
 // and after it was killed.
 func TestToolsOnData(t *testing.T) {
-	for name, start := range map[string]func(*testing.T) *harness.Server{
-		"etcd": func(t *testing.T) *harness.Server { return harness.Start(t, harness.Etcd, harness.Options{}) },
-		"pebble": func(t *testing.T) *harness.Server {
-			return harness.Start(t, harness.Dolmen, harness.Options{Engine: "pebble"})
-		},
-		"memory": func(t *testing.T) *harness.Server {
-			return harness.Start(t, harness.Dolmen, harness.Options{Engine: "memory"})
-		},
-	} {
+	for _, name := range append(harness.Engines(), "etcd") {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := start(t)
+			kind, opts := harness.Dolmen, harness.Options{Engine: name}
+			if name == "etcd" {
+				kind, opts = harness.Etcd, harness.Options{}
+			}
+			server := harness.Start(t, kind, opts)
 			client, ctx := newClient(t, server.Endpoint())
 			const puts = 30
 			for i := range puts {

@@ -32,7 +32,7 @@ func scaled(n, few int) int {
 	return n
 }
 
-var engines = []string{"pebble", "memory"}
+var engines = harness.Engines()
 
 func lease(id int64) *pb.LeaseGrantRequest { return &pb.LeaseGrantRequest{ID: id, TTL: 3000 + id%100} }
 

@@ -26,7 +26,7 @@ const killDeadline = 2 * time.Minute
 
 // TestKillUnderLoad kills each engine's server again and again; see the package comment.
 func TestKillUnderLoad(t *testing.T) {
-	engines := []string{"pebble", "memory"}
+	engines := harness.Engines()
 	if harness.Subject() == harness.Etcd {
 		engines = []string{"bbolt"}
 	}
