@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime"
+	"sync"
 	"time"
 
 	"github.com/dolmen-io/dolmen/internal/engine"
@@ -40,13 +42,22 @@ func openOurs(name, dir string) (store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := mvcc.Load(eng, nil, nil)
+	s, err := mvcc.LoadParallel(eng, mvcc.Parallel{Parts: runtime.GOMAXPROCS(0), Run: beside}, nil, nil)
 	if err != nil {
 		return nil, errors.Join(err, eng.Close())
 	}
 	o := &ours{eng: eng, store: s, batch: &engine.Batch{}, view: s.Publish()}
 	s.Begin(o.batch)
 	return o, nil
+}
+
+// beside is how a member runs the parts of a load.
+func beside(tasks []func()) {
+	var all sync.WaitGroup
+	for _, task := range tasks {
+		all.Go(task)
+	}
+	all.Wait()
 }
 
 func (o *ours) put(key, value []byte) error {

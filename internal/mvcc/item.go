@@ -129,6 +129,21 @@ func (v *version) stripped() *version {
 	return c
 }
 
+// exists says whether the newest version is one that reads find.
+func (it *item) exists() bool {
+	v := it.head.Load()
+	return v.kind() == kindResident && len(v.bytes()) > 0
+}
+
+// oldest returns the end of the chain.
+func (it *item) oldest() *version {
+	v := it.head.Load()
+	for p := v.prev.Load(); p != nil; p = v.prev.Load() {
+		v = p
+	}
+	return v
+}
+
 // size is the memory in bytes of an item whose only version is a tombstone.
 func (it *item) size() int64 {
 	return int64(unsafe.Sizeof(*it)+unsafe.Sizeof(version{})) + int64(len(it.head.Load().bytes()))
@@ -155,8 +170,10 @@ func (it *item) liveAt(main int64) *version {
 // strip replaces the versions below the head by copies without their bytes, as far down as they still
 // have some. It is called once the engine holds them. Readers that already hold the old record keep
 // its bytes; new ones ask the engine.
-func (it *item) strip() {
-	p := it.head.Load()
+func (it *item) strip() { it.head.Load().stripBelow() }
+
+func (v *version) stripBelow() {
+	p := v
 	for {
 		v := p.prev.Load()
 		if v != nil && v.tombstone() {

@@ -78,8 +78,10 @@ func newWorld(t *testing.T, seed uint64) *world {
 
 func (w *world) load() {
 	var err error
-	w.store, err = Load(w.eng, nil, nil)
+	w.store, err = LoadParallel(w.eng, Parallel{Parts: w.rng.IntN(6), Run: beside}, nil, nil)
 	require.NoError(w.t, err)
+	invariants(w.t, w.store.tree.root, nil, nil, w.store.tree.gen)
+	require.EqualValues(w.t, w.store.tree.root.live, w.store.keys)
 	w.views = nil
 	few := []int{1, 2, 5, 30}
 	w.store.recent.bounds = bounds{

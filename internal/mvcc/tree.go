@@ -92,6 +92,9 @@ func common(a, b []byte) int {
 	return n
 }
 
+// separator returns a copy of the shortest beginning of next that is above last, the key before it.
+func separator(last, next []byte) string { return string(next[:common(last, next)+1]) }
+
 // child returns the position of the child whose range holds key.
 func (n *node) child(key []byte) int {
 	return sort.Search(len(n.seps), func(i int) bool { return string(key) < n.seps[i] })
@@ -240,12 +243,12 @@ func (t *tree) splitLeaf(n *node, at int) (right *node, sep string) {
 	n.bits &= 1<<cut - 1
 	n.live, right.live = bits.OnesCount64(n.bits), bits.OnesCount64(right.bits)
 	first := right.items[0].key()
-	below := common(n.items[cut-1].key(), first)
+	sep = separator(n.items[cut-1].key(), first)
 	for _, half := range []*node{n, right} {
 		low, high := half.items[0].key(), half.items[len(half.items)-1].key()
 		half.setPrefix(string(low[:common(low, high)]))
 	}
-	return right, string(first[:below+1])
+	return right, sep
 }
 
 func (t *tree) splitInner(n *node) (right *node, sep string) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"github.com/dolmen-io/dolmen/internal/engine"
 	"github.com/dolmen-io/dolmen/internal/etcdapi"
 	"github.com/dolmen-io/dolmen/internal/lease"
+	"github.com/dolmen-io/dolmen/internal/mvcc"
 	"github.com/dolmen-io/dolmen/internal/state"
 	"github.com/dolmen-io/dolmen/internal/watch"
 )
@@ -181,6 +183,7 @@ func (m *Member) open(ctx context.Context, disk opener) (err error) {
 		MinTTL:      minTTL(m.cfg.ElectionTimeout),
 		MaxLearners: m.cfg.MaxLearners,
 		Quota:       quotaBytes(m.cfg.QuotaBackendBytes),
+		Parallel:    mvcc.Parallel{Parts: runtime.GOMAXPROCS(0), Run: runBeside},
 		Progress: func(revisions int64) {
 			m.lg.Info("reading the key index", zap.Int64("revisions", revisions), zap.Duration("took", time.Since(start)))
 		},

@@ -23,8 +23,11 @@ type Config struct {
 	MinTTL int64
 	// MaxLearners is how many members may be learners at a time.
 	MaxLearners int
-	// Progress, if set, is called now and then while opening with the number of revisions read.
+	// Progress, if set, is called now and then while opening with the number of revisions read, and not always from
+	// the same goroutine.
 	Progress func(revisions int64)
+	// Parallel says how the key space is read while opening; it changes nothing but the time.
+	Parallel mvcc.Parallel
 	// Quota is how many live bytes this member takes before it asks for an alarm, 0 or less for any number.
 	// It alone may differ from member to member: it decides what is answered and never what is applied.
 	Quota int64
@@ -142,7 +145,7 @@ func (s *State) load(cfg Config) (err error) {
 		return err
 	}
 	var failed error
-	s.store, err = mvcc.Load(s.eng, cfg.Progress, func(a mvcc.Attachment) {
+	s.store, err = mvcc.LoadParallel(s.eng, cfg.Parallel, cfg.Progress, func(a mvcc.Attachment) {
 		// A key may name a lease that is not there in data taken over from elsewhere: it stays without.
 		if err := s.leases.Attach(a.Lease, string(a.Key)); err != nil && !errors.Is(err, lease.ErrNotFound) {
 			failed = errors.Join(failed, err)
