@@ -29,7 +29,7 @@ func TestCheckersNotice(t *testing.T) {
 		"watchers miss what they catch up with":  {breaks{shortHistory: true}, 6, []string{"watch"}},
 		"an engine changes by itself":            {breaks{bitRot: true}, 1, []string{"state"}},
 		"a renewal forgets a checkpoint":         {breaks{forgetNoted: true, trustDisk: true, without: []string{"stall"}}, 1787, []string{"leases"}},
-		"an installed snapshot is not committed": {breaks{lazyInstall: true}, 8, []string{"start"}},
+		"an installed snapshot is not committed": {breaks{lazyInstall: true}, 137, []string{"start"}},
 		"an installed snapshot is not recorded":  {breaks{forgetInstalled: true}, 7, []string{"start"}},
 		"nobody notices that a disk hangs":       {breaks{trustDisk: true}, 1, []string{"stall"}},
 	} {
