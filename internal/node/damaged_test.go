@@ -63,7 +63,9 @@ func newLagging(t *testing.T, engineName string) *lagging {
 	for i := range 300 { // more than fits a page of references
 		f.put(other, fmt.Sprintf("k%03d", i), fmt.Sprintf("%d-%01000d", i, i))
 	}
-	leader := f.members[f.leader()]
+	lead := f.leader()
+	f.awaitReplay(lead) // the member that answered may have been faster
+	leader := f.members[lead]
 	path := filepath.Join(t.TempDir(), "whole.db")
 	snapshot, size, err := leader.network.export(t.Context(), path)
 	require.NoError(t, err)
@@ -77,8 +79,16 @@ func newLagging(t *testing.T, engineName string) *lagging {
 		}
 	}
 	f.open(at)
+	f.awaitReplay(at)
 	m.To = &f.members[at].id.member
 	return &lagging{fleet: f, m: f.members[at], message: m, file: file}
+}
+
+// awaitReplay waits until a member has applied what it knows to be committed.
+func (f *fleet) awaitReplay(i int) {
+	f.t.Helper()
+	m := f.members[i]
+	require.Eventually(f.t, func() bool { return m.appliedIndex() == m.cons.Status().Commit }, fleetPatience, time.Millisecond)
 }
 
 // receive hands the member a snapshot as the transport does.

@@ -67,7 +67,9 @@ func TestReadsWhileASnapshotTakesThePlace(t *testing.T) {
 		f.put(other, fmt.Sprintf("k%02d", i%40), fmt.Sprint(i))
 	}
 	f.compact(other, 120)
-	leader := f.members[f.leader()]
+	lead := f.leader()
+	f.awaitReplay(lead) // the member that answered may have been faster
+	leader := f.members[lead]
 	path := filepath.Join(t.TempDir(), "whole.db")
 	snapshot, _, err := leader.network.export(t.Context(), path)
 	require.NoError(t, err)
@@ -81,6 +83,7 @@ func TestReadsWhileASnapshotTakesThePlace(t *testing.T) {
 		}
 	}
 	f.open(at)
+	f.awaitReplay(at)
 	l := &lagging{fleet: f, m: f.members[at], message: message, file: file}
 	message.To = &l.m.id.member
 	require.Eventually(t, func() bool { return f.lines[at].FilterMessage("resume scheduled compaction").Len() == 1 },

@@ -122,7 +122,8 @@ func TestBadSnapshotsAreRefused(t *testing.T) {
 	receive := func(index uint64, to uint64, file string) error {
 		meta := &raftpb.SnapshotMetadata{Index: &index, Term: at.Term, ConfState: at.ConfState}
 		return n.ReceiveSnapshot(context.Background(), &raftpb.Message{
-			Type: raftpb.MsgSnap.Enum(), To: &to, From: new(uint64(9)), Term: at.Term, Snapshot: &raftpb.Snapshot{Metadata: meta, Data: snapshot.GetData()},
+			Type: raftpb.MsgSnap.Enum(), To: &to, From: new(uint64(9)), Term: at.Term,
+			Snapshot: &raftpb.Snapshot{Metadata: meta, Data: snapshot.GetData()},
 		}, file)
 	}
 	self := f.members[0].id.member
