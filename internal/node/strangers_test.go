@@ -33,8 +33,8 @@ func TestMembersOfOtherClusters(t *testing.T) {
 	f := newFleet(t, config.EngineMemory, 1)
 	m := f.members[0]
 	require.Equal(t, map[string]float64{"received": 0, "sent": 0}, strangersCounted(t, m))
-	for _, path := range []string{"/raft", "/raft/snapshot", "/members/hashkv"} {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, f.cfgs[0].AdvertisePeerURLs[0].String()+path, nil)
+	for path, method := range map[string]string{"/raft": http.MethodPost, "/raft/snapshot": http.MethodPost, "/members/hashkv": http.MethodGet} {
+		req, err := http.NewRequestWithContext(t.Context(), method, f.cfgs[0].AdvertisePeerURLs[0].String()+path, nil)
 		require.NoError(t, err)
 		req.Header.Set(peer.ClusterHeader, "7")
 		res, err := http.DefaultClient.Do(req)

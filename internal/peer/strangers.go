@@ -69,13 +69,24 @@ func (s *strangers) due(who string) bool {
 const strangerAdvice = "give all members the same --initial-cluster and --initial-cluster-token, and each a URL of its own; " +
 	"a member of another cluster keeps its ID in its data directory"
 
-// refuse answers a request of another cluster as etcd does, and says whether it was one. Only raft's must say of which
-// cluster they are.
+// hashPath is where members ask for checksums. Who serves it refuses those of other clusters itself.
+const hashPath = "/members/hashkv"
+
+// raftRequest says whether rafthttp would look at a request's cluster: first it looks at path and method.
+func raftRequest(r *http.Request) bool {
+	switch r.URL.Path {
+	case rafthttp.RaftPrefix, rafthttp.RaftSnapshotPrefix:
+		return r.Method == http.MethodPost
+	}
+	return strings.HasPrefix(r.URL.Path, rafthttp.RaftStreamPrefix+"/") && r.Method == http.MethodGet
+}
+
+// refuse answers raft's requests of another cluster as etcd does, counts them and those for checksums, and says whether it
+// has answered. All else is served to everybody, as in etcd. Only raft's requests must say of which cluster they are.
 func (s *strangers) refuse(w http.ResponseWriter, r *http.Request) bool {
-	theirs := r.Header.Get(ClusterHeader)
-	raft := r.URL.Path == rafthttp.RaftPrefix || strings.HasPrefix(r.URL.Path, rafthttp.RaftPrefix+"/")
-	switch {
-	case theirs == s.cluster.String(), theirs == "" && !raft, strings.HasPrefix(r.URL.Path, rafthttp.ProbingPrefix):
+	theirs, raft := r.Header.Get(ClusterHeader), raftRequest(r)
+	hash := r.URL.Path == hashPath && r.Method == http.MethodGet && theirs != ""
+	if theirs == s.cluster.String() || !raft && !hash {
 		return false
 	}
 	s.received.Add(1)
@@ -86,6 +97,9 @@ func (s *strangers) refuse(w http.ResponseWriter, r *http.Request) bool {
 			zap.String("remote-peer-cluster-id", theirs), zap.String("remote-address", r.RemoteAddr),
 			zap.String("remote-peer-urls", r.Header.Get("X-PeerURLs")), zap.String("path", r.URL.Path),
 			zap.Duration("next-line-after", strangerInterval), zap.String("advice", strangerAdvice))
+	}
+	if hash {
+		return false
 	}
 	w.Header().Set("X-Server-Version", version.Version)
 	w.Header().Set(ClusterHeader, s.cluster.String())

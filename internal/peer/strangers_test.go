@@ -34,7 +34,7 @@ func TestRequestsOfOtherClusters(t *testing.T) {
 	refused := 0
 	for _, tc := range []struct{ method, path string }{
 		{http.MethodPost, "/raft"}, {http.MethodGet, "/raft/stream/msgapp/2"}, {http.MethodGet, "/raft/stream/message/2"},
-		{http.MethodPost, "/raft/snapshot"}, {http.MethodGet, "/members/hashkv"},
+		{http.MethodPost, "/raft/snapshot"},
 	} {
 		w := ask(t, m, tc.method, tc.path, "7")
 		require.Equal(t, http.StatusPreconditionFailed, w.Code, tc.path)
@@ -45,9 +45,12 @@ func TestRequestsOfOtherClusters(t *testing.T) {
 	}
 	require.Equal(t, http.StatusPreconditionFailed, ask(t, m, http.MethodPost, "/raft", "").Code)
 	refused++
-	for _, path := range []string{"/raft/probing", "/members", "/version", "/leases"} {
+	for _, path := range []string{"/raft/probing", "/members", "/version", "/leases", "/raft", "/raft/nothing"} { // GET /raft is not raft's
 		require.Equal(t, http.StatusOK, ask(t, m, http.MethodGet, path, "").Code, path)
+		require.Equal(t, http.StatusOK, ask(t, m, http.MethodGet, path, "7").Code, path)
 	}
+	require.Equal(t, http.StatusOK, ask(t, m, http.MethodGet, hashPath, "7").Code, "its handler refuses it")
+	refused++
 	received, sent := m.transport.Strangers()
 	require.Equal(t, []uint64{uint64(refused), 0}, []uint64{received, sent})
 
