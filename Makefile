@@ -47,6 +47,7 @@ etcdctl: ## bin/etcdctl, etcd's own client at the version that the tests use
 test: compiler ## all tests of all modules under the race detector
 	@mkdir -p $(OUT)
 	$(GO) test -race -timeout 15m -coverprofile=$(OUT)/cover.out ./...
+	DOLMEN_TEST_TRANSPORT=grpc-go $(GO) test -race -count=1 ./internal/rpc
 	@rm -f $(OUT)/cover-rocksdb.out; tags=$$(.ci/rocksdb); [ -z "$$tags" ] || { set -x; \
 		$(GO) test -race -tags $$tags -timeout 15m -coverprofile=$(OUT)/cover-rocksdb.out $(ROCKSDB_PACKAGES); }
 	@echo "comparing with a real etcd, which is built first"

@@ -145,6 +145,8 @@ type Config struct {
 
 // GRPC bounds and keeps alive client connections.
 type GRPC struct {
+	// Transport carries the requests of clients: TransportDolmen or TransportGRPCGo. Dolmen's own setting.
+	Transport string
 	// MaxConcurrentStreams is the most open streams of one connection.
 	MaxConcurrentStreams uint32
 	// KeepAliveMinTime is the shortest interval between a client's pings that is tolerated.
@@ -231,6 +233,9 @@ const (
 	EngineMemory  = "memory"
 	EngineRocksDB = "rocksdb" // if the program was built with it
 
+	TransportDolmen = "dolmen"
+	TransportGRPCGo = "grpc-go"
+
 	ClusterNew      = "new"
 	ClusterExisting = "existing"
 
@@ -283,6 +288,7 @@ func Default() *Config {
 		MaxTxnOps:                  128,
 		MaxRequestBytes:            1.5 * 1024 * 1024,
 		GRPC: GRPC{
+			Transport:            TransportGRPCGo,
 			MaxConcurrentStreams: math.MaxUint32,
 			KeepAliveMinTime:     5 * time.Second,
 			KeepAliveInterval:    2 * time.Hour,

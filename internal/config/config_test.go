@@ -127,7 +127,7 @@ func TestEveryFlagReachesConfig(t *testing.T) {
 		"listen-peer-urls": "http://127.0.0.1:7", "listen-client-urls": "http://127.0.0.1:7",
 		"listen-client-http-urls": "http://127.0.0.1:7", "listen-metrics-urls": "http://127.0.0.1:7",
 		"initial-advertise-peer-urls": "http://127.0.0.1:7", "advertise-client-urls": "http://127.0.0.1:7",
-		"cors": "http://127.0.0.1:7", "storage-engine": EngineMemory, "initial-cluster-state": ClusterExisting,
+		"cors": "http://127.0.0.1:7", "storage-engine": EngineMemory, "grpc-transport": TransportDolmen, "initial-cluster-state": ClusterExisting,
 		"discovery-fallback": fallbackProxy, "feature-gates": "AllBeta=false", "v2-deprecation": "",
 	}
 	for _, o := range newTable(Default()).options {

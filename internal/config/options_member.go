@@ -42,6 +42,8 @@ func (t *table) limits(c *Config) {
 		"Stored bytes above which writes are refused; 0 is the default of 2 GiB, below 0 no limit.")
 	t.uint(&c.MaxTxnOps, "max-txn-ops", "Most operations in one transaction.")
 	t.uint(&c.MaxRequestBytes, "max-request-bytes", "Largest request in bytes.")
+	t.value(oneOf{p: &c.GRPC.Transport, choices: []string{TransportDolmen, TransportGRPCGo}}, "grpc-transport", formText,
+		"What carries the requests of clients: 'grpc-go', or 'dolmen', which is new and faster. Dolmen only.")
 	t.value(uint32Value{&c.GRPC.MaxConcurrentStreams}, "max-concurrent-streams", formNumber,
 		"Most streams that one connection may hold open.")
 	t.duration(&c.GRPC.KeepAliveMinTime, "grpc-keepalive-min-time",

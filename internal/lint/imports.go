@@ -19,6 +19,7 @@ func layers() [][]string {
 		{"internal/coordination"},
 		{"internal/httpapi"},
 		{"internal/rpc"},
+		{"internal/rpc/transport"},
 		{"internal/sim"},
 		{"internal/interchange"},
 		{"internal/state"},
@@ -108,7 +109,7 @@ func confinements() []confinement {
 		{library: "C", in: []string{"internal/engine/rocksdb"}, why: "the program is Go, but for the engine behind a build tag"},
 		{library: "go.etcd.io/bbolt", in: []string{"internal/interchange"}, tests: true, why: "it is a file format to us, not a store"},
 		{library: "google.golang.org/grpc",
-			in: []string{"internal/rpc", "internal/etcdapi", "internal/coordination", "cmd/dolmen", "concurrency", "embed",
+			in: []string{"internal/rpc", "internal/rpc/transport", "internal/etcdapi", "internal/coordination", "cmd/dolmen", "concurrency", "embed",
 				"internal/httpapi"}, tests: true, // the gateway in it is a client of the services
 			why: "what lies below the services does not know how requests arrive"},
 		{library: "go.etcd.io/etcd/etcdctl", in: []string{"cmd/dolmen"}, why: "it is a command's, and global state"},

@@ -130,6 +130,7 @@ func (f *front) build(m *Member) (err error) {
 	f.rpc, err = rpc.New(rpc.Config{
 		MaxRequestBytes:      m.cfg.MaxRequestBytes,
 		MaxConnections:       maxConnections(),
+		GRPCGo:               m.cfg.GRPC.Transport == config.TransportGRPCGo,
 		MaxConcurrentStreams: m.cfg.GRPC.MaxConcurrentStreams,
 		KeepAliveMinTime:     m.cfg.GRPC.KeepAliveMinTime,
 		KeepAliveInterval:    m.cfg.GRPC.KeepAliveInterval,
@@ -148,6 +149,7 @@ func (f *front) build(m *Member) (err error) {
 		Tokens: m.users.tokens, Passwords: m.users.passwords, CertificateNames: m.cfg.ClientTLS.ClientCertAuth,
 	})
 	services.Register(f.rpc)
+	services.RegisterDirect(f.rpc, m)
 	f.coordination = coordination.New(f.lg)
 	services.Register(f.coordination)
 	f.coordination.Register(f.rpc)

@@ -101,6 +101,14 @@ func (m *Member) Read(ctx context.Context, linearizable bool) (*state.View, erro
 	return m.state.View(), nil
 }
 
+// ReadNow implements etcdapi.Immediate.
+func (m *Member) ReadNow(linearizable bool) (*state.View, bool) {
+	if linearizable && !m.cons.Status().SoleVoter {
+		return nil, false
+	}
+	return m.state.View(), true
+}
+
 // readIndex returns when the state has applied everything that was acknowledged before the call.
 func (m *Member) readIndex(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, m.patience)

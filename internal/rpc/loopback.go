@@ -19,7 +19,7 @@ const loopbackBuffer = 256 << 10
 // leads over memory, and what is asked through it passes all that other requests pass. Services must have
 // been registered before. After Shutdown its requests fail; the caller closes it.
 func (s *Server) Dial() (*grpc.ClientConn, error) {
-	s.begin.Do(func() { s.metrics.initialize(s.grpc) })
+	s.initialize()
 	ln := bufconn.Listen(loopbackBuffer)
 	conn, err := grpc.NewClient("passthrough:///loopback",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -29,6 +29,12 @@ func (s *Server) Dial() (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rpc: connect the process to itself: %w", err)
 	}
-	go func() { _ = s.grpc.Serve(ln) }() // only Shutdown ends it
+	go func() { // only Shutdown ends it
+		if s.own != nil {
+			_ = s.own.Serve(ln, nil)
+		} else {
+			_ = s.grpc.Serve(ln)
+		}
+	}()
 	return conn, nil
 }

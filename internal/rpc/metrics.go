@@ -5,9 +5,7 @@ import (
 	"strings"
 	"sync"
 
-	grpcprometheus "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc"
 )
 
 const (
@@ -20,7 +18,7 @@ const (
 
 // metrics are etcd's, under etcd's names, and one of our own.
 type metrics struct {
-	grpc           *grpcprometheus.ServerMetrics
+	grpc           *tallies
 	sent, received prometheus.Counter
 	requests       *prometheus.CounterVec
 	panics         *prometheus.CounterVec
@@ -35,12 +33,8 @@ type metrics struct {
 type series struct{ kind, version string }
 
 func newMetrics(registry prometheus.Registerer, extensive bool) (*metrics, error) {
-	var opts []grpcprometheus.ServerMetricsOption
-	if extensive {
-		opts = append(opts, grpcprometheus.WithServerHandlingTimeHistogram())
-	}
 	m := &metrics{
-		grpc: grpcprometheus.NewServerMetrics(opts...),
+		grpc: newTallies(extensive),
 		sent: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "etcd_network_client_grpc_sent_bytes_total",
 			Help: "Bytes of messages sent to gRPC clients.",
@@ -59,29 +53,12 @@ func newMetrics(registry prometheus.Registerer, extensive bool) (*metrics, error
 		}, []string{"method"}),
 	}
 	m.mu.series = make(map[series]prometheus.Counter)
-	for _, c := range []prometheus.Collector{m.grpc, m.sent, m.received, m.requests, m.panics} {
+	for _, c := range append(m.grpc.collectors(), m.sent, m.received, m.requests, m.panics) {
 		if err := registry.Register(c); err != nil {
 			return nil, fmt.Errorf("rpc: register metrics: %w", err)
 		}
 	}
 	return m, nil
-}
-
-// initialize creates the series of every method with value 0, so that rates exist from the first scrape.
-// As in etcd, locks and elections have theirs from their first use on.
-func (m *metrics) initialize(server *grpc.Server) { m.grpc.InitializeMetrics(preset{server}) }
-
-type preset struct{ *grpc.Server }
-
-// GetServiceInfo describes the services whose series are created at the start.
-func (p preset) GetServiceInfo() map[string]grpc.ServiceInfo {
-	all := p.Server.GetServiceInfo()
-	for name := range all {
-		if strings.HasPrefix(name, "v3lockpb.") || strings.HasPrefix(name, "v3electionpb.") {
-			delete(all, name)
-		}
-	}
-	return all
 }
 
 // countRequest counts a request. The strings must be valid UTF-8.

@@ -15,6 +15,8 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
+
+	"github.com/dolmen-io/dolmen/internal/rpc/transport"
 )
 
 // Endpoint is a listener and what is served on it.
@@ -37,7 +39,7 @@ func (s *Server) Serve(ep Endpoint) error {
 	if ep.Listener == nil || !ep.GRPC && ep.Handler == nil || !ep.Plain && ep.TLS == nil {
 		return errNothingServed
 	}
-	s.begin.Do(func() { s.metrics.initialize(s.grpc) })
+	s.initialize()
 	ep.Listener = s.limit(ep.Listener)
 	var web *http.Server
 	if ep.Handler != nil {
@@ -68,11 +70,15 @@ type sink struct {
 }
 
 func (s *Server) sinks(ep Endpoint, web *http.Server) (all []sink) {
+	overGRPC := func(ln net.Listener) error { return s.serveGRPC(ln, ep.Handler) }
 	if ep.TLS != nil {
 		all = append(all, sink{of: []kind{kindTLS}, serve: func(ln net.Listener) error {
 			ln = NewTLSListener(ln, ep.TLS, s.cfg.Logger, "client")
-			if web == nil {
-				return s.serveGRPC(ln)
+			switch {
+			case web == nil:
+				return s.serveGRPC(ln, nil)
+			case s.own != nil && ep.GRPC:
+				return s.serveNegotiated(ln, web, ep.Handler)
 			}
 			return web.Serve(ln)
 		}})
@@ -80,11 +86,11 @@ func (s *Server) sinks(ep Endpoint, web *http.Server) (all []sink) {
 	switch {
 	case !ep.Plain:
 	case web == nil:
-		all = append(all, sink{of: []kind{kindOther, kindHTTP2}, serve: s.serveGRPC})
+		all = append(all, sink{of: []kind{kindOther, kindHTTP2}, serve: overGRPC})
 	case !ep.GRPC:
 		all = append(all, sink{of: []kind{kindOther, kindHTTP2}, serve: web.Serve})
 	default:
-		all = append(all, sink{of: []kind{kindHTTP2}, serve: s.serveGRPC}, sink{of: []kind{kindOther}, serve: web.Serve})
+		all = append(all, sink{of: []kind{kindHTTP2}, serve: overGRPC}, sink{of: []kind{kindOther}, serve: web.Serve})
 	}
 	if ep.TLS == nil && web != nil {
 		// Who speaks TLS to a plain port is told so.
@@ -107,16 +113,29 @@ func serveSplit(split *splitter, sinks []sink) error {
 	serving.Wait()
 	close(ends)
 	for end := range ends {
-		if !errors.Is(end, net.ErrClosed) && !errors.Is(end, http.ErrServerClosed) && !errors.Is(end, grpc.ErrServerStopped) {
+		if !ordinary(end) {
 			err = end
 		}
 	}
 	return err
 }
 
-// serveGRPC serves until the listener fails or Shutdown ends. grpc-go's Serve waits for every handler, even
-// for one that does not notice that its connection was cut.
-func (s *Server) serveGRPC(ln net.Listener) error {
+// ordinary reports whether a server ended because its listener or itself was closed.
+func ordinary(end error) bool {
+	for _, closed := range []error{net.ErrClosed, http.ErrServerClosed, grpc.ErrServerStopped, transport.ErrStopped} {
+		if errors.Is(end, closed) {
+			return true
+		}
+	}
+	return false
+}
+
+// serveGRPC serves until the listener fails or Shutdown ends. handler is for requests that are not gRPC, of which grpc-go
+// takes none. grpc-go's Serve waits for every handler, even for one that does not notice that its connection was cut.
+func (s *Server) serveGRPC(ln net.Listener, handler http.Handler) error {
+	if s.own != nil {
+		return s.own.Serve(ln, handler)
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- s.grpc.Serve(ln) }()
 	select {
@@ -150,7 +169,7 @@ func (s *Server) newHTTPServer(ep Endpoint) *http.Server {
 	if s.cfg.KeepAliveInterval > 0 && s.cfg.KeepAliveTimeout > 0 {
 		web.HTTP2.SendPingTimeout, web.HTTP2.PingTimeout = s.cfg.KeepAliveInterval, s.cfg.KeepAliveTimeout
 	}
-	if ep.GRPC {
+	if ep.GRPC && s.own == nil {
 		web.Handler = s.withGRPC(ep.Handler)
 	}
 	return web

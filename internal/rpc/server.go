@@ -2,7 +2,8 @@
 // between gRPC and plain HTTP, and what every request passes on its way, whatever its service: limits,
 // metrics, the slow-request log, and the checks that need no more than the request's metadata.
 //
-// It runs on grpc-go. Nothing in its interface depends on that but the types of services and interceptors.
+// It runs on the package transport or on grpc-go. Nothing in its interface depends on the latter but the types of
+// services and interceptors.
 package rpc
 
 import (
@@ -22,6 +23,8 @@ import (
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+
+	"github.com/dolmen-io/dolmen/internal/rpc/transport"
 )
 
 const (
@@ -65,6 +68,8 @@ type Config struct {
 	ElectionTimeout time.Duration
 	// SlowRequest is the duration above which a unary request is logged.
 	SlowRequest time.Duration
+	// GRPCGo has grpc-go carry requests instead of our own transport.
+	GRPCGo bool
 	// ExtensiveMetrics adds a histogram of the latency of each method.
 	ExtensiveMetrics bool
 
@@ -80,9 +85,11 @@ type Config struct {
 // Server serves gRPC and HTTP on any number of listeners. Register the services, then call Serve for each
 // listener on its own goroutine; Shutdown ends them all.
 type Server struct {
-	cfg  Config
+	cfg Config
+	// own is nil with Config.GRPCGo, and then grpc is not.
+	own  *transport.Server
 	grpc *grpc.Server
-	// overHTTP runs the requests that net/http has read. It is another server than grpc, which at its stop
+	// overHTTP runs the requests of grpc that net/http has read. It is another server than grpc, which at its stop
 	// would cut them.
 	overHTTP *grpc.Server
 
@@ -123,22 +130,31 @@ func New(cfg Config) (*Server, error) {
 		stopping: make(chan struct{}),
 		stopped:  make(chan struct{}),
 	}
-	s.grpc = grpc.NewServer(append(s.options(), grpc.Creds(handshaken{}))...)
-	s.overHTTP = grpc.NewServer(append(s.options(), grpc.StatsHandler(receipts{}))...)
+	if cfg.GRPCGo {
+		s.grpc = grpc.NewServer(append(s.options(), grpc.Creds(handshaken{}))...)
+		s.overHTTP = grpc.NewServer(append(s.options(), grpc.StatsHandler(receipts{}))...)
+	} else {
+		s.own = s.newOwn()
+	}
 	s.RegisterService(&grpc_health_v1.Health_ServiceDesc, s.health)
 	go s.watchLeader()
 	return s, nil
 }
 
+// interceptors are what each request passes, outermost first: what is logged and counted includes requests that a check
+// refuses, and a panic is counted with the code that the client gets.
+func (s *Server) interceptors() ([]grpc.UnaryServerInterceptor, []grpc.StreamServerInterceptor) {
+	unary := []grpc.UnaryServerInterceptor{s.logUnary, s.countUnary, s.recoverUnary, s.checkUnary}
+	stream := []grpc.StreamServerInterceptor{s.countStream, s.recoverStream, s.checkStream}
+	return append(unary, s.cfg.Unary...), append(stream, s.cfg.Stream...)
+}
+
 func (s *Server) options() []grpc.ServerOption {
-	// Outermost first: what is logged and counted includes requests that a check refuses, and a panic is
-	// counted with the code that the client gets.
-	unary := []grpc.UnaryServerInterceptor{s.logUnary, s.metrics.grpc.UnaryServerInterceptor(), s.recoverUnary, s.checkUnary}
-	stream := []grpc.StreamServerInterceptor{s.metrics.grpc.StreamServerInterceptor(), s.recoverStream, s.checkStream}
+	unary, stream := s.interceptors()
 	opts := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec(s.metrics.sent, s.metrics.received)),
-		grpc.ChainUnaryInterceptor(append(unary, s.cfg.Unary...)...),
-		grpc.ChainStreamInterceptor(append(stream, s.cfg.Stream...)...),
+		grpc.ChainUnaryInterceptor(unary...),
+		grpc.ChainStreamInterceptor(stream...),
 		grpc.MaxRecvMsgSize(MaxMessageBytes(s.cfg.MaxRequestBytes)),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxConcurrentStreams(s.cfg.MaxConcurrentStreams),
@@ -161,9 +177,17 @@ func MaxMessageBytes(maxRequest uint) int {
 
 // RegisterService adds a service. It must be called before the first Serve.
 func (s *Server) RegisterService(desc *grpc.ServiceDesc, implementation any) {
+	s.metrics.grpc.add(desc)
+	if s.own != nil {
+		s.own.RegisterService(desc, implementation)
+		return
+	}
 	s.grpc.RegisterService(desc, implementation)
 	s.overHTTP.RegisterService(desc, implementation)
 }
+
+// initialize makes the metrics of all services, once.
+func (s *Server) initialize() { s.begin.Do(s.metrics.grpc.initialize) }
 
 // Shutdown refuses new requests, ends the streams that have no end of their own, and waits for the other
 // requests under way. At ctx's deadline it cuts those that remain and says so. Further calls do nothing.
@@ -178,6 +202,14 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	for _, split := range splits {
 		errs = append(errs, split.close())
 	}
+	if s.own != nil {
+		return errors.Join(append(errs, s.shutdownOwn(ctx, web))...)
+	}
+	return errors.Join(append(errs, s.shutdownGRPC(ctx, web))...)
+}
+
+// shutdownGRPC is Shutdown for grpc-go.
+func (s *Server) shutdownGRPC(ctx context.Context, web []*http.Server) error {
 	drained, webDone := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(drained)
@@ -186,7 +218,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		s.overHTTP.GracefulStop() // has no request left, or one whose connection was cut
 	}()
 	s.streams.stop(rpctypes.ErrGRPCStopped)
-	errs = append(errs, shutdownWeb(ctx, web))
+	errs := []error{shutdownWeb(ctx, web)}
 	close(webDone)
 	select {
 	case <-drained:

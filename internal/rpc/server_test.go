@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -86,12 +87,15 @@ type fixture struct {
 
 const electionTimeout = 5 * time.Millisecond
 
+// testsGRPCGo has the tests run over grpc-go.
+var testsGRPCGo = os.Getenv("DOLMEN_TEST_TRANSPORT") == "grpc-go"
+
 func config(m Membership) (Config, *prometheus.Registry, *observer.ObservedLogs) {
 	core, logs := observer.New(zapcore.DebugLevel)
 	registry := prometheus.NewRegistry()
 	return Config{
 		MaxRequestBytes: 1000, KeepAliveMinTime: time.Second, KeepAliveInterval: time.Hour, KeepAliveTimeout: time.Second,
-		ElectionTimeout: electionTimeout, SlowRequest: time.Hour,
+		ElectionTimeout: electionTimeout, SlowRequest: time.Hour, GRPCGo: testsGRPCGo,
 		Logger: zap.New(core), Registry: registry, Membership: m,
 	}, registry, logs
 }
