@@ -43,6 +43,14 @@ func (h *Hand) Turn() (took bool, err error) {
 // LogWaits says whether something is queued that the log writer would write at once.
 func (h *Hand) LogWaits() bool { return len(h.node.writer.wake) > 0 }
 
+// MessagesWait says whether what the log writer would write is more than a checkpoint: messages that somebody waits for.
+func (h *Hand) MessagesWait() bool {
+	w := h.node.writer
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.mu.msgs) > 1 || len(w.mu.msgs) == 1 && !w.mu.idle
+}
+
 // WriteLog writes all that is queued for the log, and sends what had to wait for that.
 func (h *Hand) WriteLog() error {
 	select {

@@ -31,7 +31,8 @@ type stall struct {
 }
 
 // handed notes what the writer is given. A message that only moves the commit index does not count: it is written with
-// the next, whenever that comes.
+// the next, whenever that comes. Nor does a checkpoint, for which nobody waits: what waits behind one that hangs counts from
+// when it was handed over.
 func (s *stall) handed(now uint64, msgs []*raftpb.Message) {
 	if len(s.waiting) == 0 {
 		s.since = now

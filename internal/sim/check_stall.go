@@ -12,7 +12,7 @@ func (c stallCheck) says(m *member, msg *raftpb.Message) {
 		return
 	}
 	// A write of two messages may be found slow one tick late: the second was handed over after the first.
-	if silent := m.ticks - m.writingSince; m.writing && silent > electionTicks+1 {
+	if silent := m.ticks - m.writingSince; m.writing && m.appending && silent > electionTicks+1 {
 		c.violated("stall", "%s asks %x for its vote, and its disk has not come back from a write for %d ticks", m.name, msg.GetTo(), silent)
 	}
 }

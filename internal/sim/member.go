@@ -63,6 +63,7 @@ type life struct {
 
 	turning, writing, applying, removing, flushing bool
 
+	appending           bool   // and it is not that of a checkpoint alone, for which nobody waits
 	ticks, writingSince uint64 // since the start, and at the begin of the write under way
 	handOvers           uint64 // because of the disk
 
@@ -277,7 +278,7 @@ func (m *member) wake() {
 		})
 	}
 	if !m.writing && m.hand.LogWaits() {
-		m.writing, m.writingSince = true, m.ticks
+		m.writing, m.writingSince, m.appending = true, m.ticks, m.hand.MessagesWait()
 		m.in(m.diskDelay(), func() {
 			m.writing = false
 			m.did(m.hand.WriteLog())
