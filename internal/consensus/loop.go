@@ -47,7 +47,7 @@ type waitingProposal struct {
 	since uint64
 }
 
-func newLoop(n *Node, c *core, firstRound uint64) *loop {
+func newLoop(n *Node, c *core, firstRound uint64, hs *raftpb.HardState) *loop {
 	ticks := func(d time.Duration) uint64 { return max(1, uint64(d/n.cfg.TickInterval)) }
 	wait := ticks(waitBase) + 2*uint64(n.cfg.ElectionTicks)
 	bound := n.cfg.StallTicks
@@ -55,7 +55,7 @@ func newLoop(n *Node, c *core, firstRound uint64) *loop {
 		bound = n.cfg.ElectionTicks
 	}
 	return &loop{node: n, core: c, wait: wait, reads: readRounds{nextID: firstRound, retry: ticks(readRetry), deadline: wait},
-		disk: stall{bound: uint64(bound)}}
+		disk: stall{bound: uint64(bound), term: hs.GetTerm(), vote: hs.GetVote()}}
 }
 
 // Run runs the loop and the log writer until ctx ends, then returns nil, or until a failure, which it returns. Both

@@ -155,7 +155,7 @@ func Open(cfg Config) (*Node, error) {
 	n.writer = newLogWriter(cfg.Log, cfg.Transport, cfg.ID, n.inbox, &n.counters, hs)
 	// A round's id must not repeat over a restart: an answer on its way to the member that was must not be taken
 	// for one to the member that is.
-	n.loop = newLoop(n, c, binary.BigEndian.Uint64(seed[:])>>1)
+	n.loop = newLoop(n, c, binary.BigEndian.Uint64(seed[:])>>1, hs)
 	changed := make(chan struct{})
 	n.leader.Store(&changed)
 	n.loop.publish()

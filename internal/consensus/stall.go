@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -52,8 +53,9 @@ func (s *stall) handed(now uint64, msgs []*raftpb.Message) {
 func (s *stall) written(now uint64, msgs []*raftpb.Message) {
 	s.since = now
 	for _, m := range msgs {
-		if len(s.waiting) > 0 && s.waiting[0] == m {
-			s.waiting[0], s.waiting = nil, s.waiting[1:]
+		if at := slices.Index(s.waiting, m); at >= 0 {
+			clear(s.waiting[:at+1])
+			s.waiting = s.waiting[at+1:]
 		}
 	}
 }

@@ -265,3 +265,24 @@ func TestStallCountsWhatTheWriterWrites(t *testing.T) {
 	s.handed(99, []*raftpb.Message{hs(1, 2)})
 	require.False(t, s.over(200), "what moves the commit index wakes no writer")
 }
+
+// TestCommitIndexAfterAStart: what the log writer does not write by itself, nobody waits for, from the start on.
+func TestCommitIndexAfterAStart(t *testing.T) {
+	hs := &raftpb.HardState{Term: new(uint64(5)), Vote: new(uint64(2)), Commit: new(uint64(1))}
+	n, err := Open(Config{ID: 1, Log: &fakeLog{}, HardState: hs, Entries: []*raftpb.Entry{{Term: new(uint64(5)), Index: new(uint64(1))}},
+		ConfState: &raftpb.ConfState{Voters: []uint64{1, 2, 3}}, TickInterval: time.Second, ElectionTicks: handTicks, HeartbeatTicks: 1,
+		Logger: zap.NewNop()})
+	require.NoError(t, err)
+	s := &n.loop.disk
+	moved := &raftpb.Message{Term: hs.Term, Vote: hs.Vote, Commit: new(uint64(2))}
+	s.handed(1, []*raftpb.Message{moved})
+	require.Empty(t, s.waiting)
+
+	// One that took the place of another before it was written stands for it.
+	first, second := &raftpb.Message{Term: new(uint64(6))}, &raftpb.Message{Term: new(uint64(7))}
+	s.handed(2, []*raftpb.Message{first})
+	s.handed(3, []*raftpb.Message{second})
+	require.Len(t, s.waiting, 2)
+	s.written(4, []*raftpb.Message{second})
+	require.Empty(t, s.waiting)
+}

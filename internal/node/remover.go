@@ -136,8 +136,11 @@ func (r *remover) pause() time.Duration {
 	return r.pace.pause
 }
 
-// step removes some revisions, or finishes the compaction.
+// step removes some revisions, or finishes the compaction. It does nothing if a snapshot has come since it was due.
 func (r *remover) step() error {
+	if !r.due() {
+		return nil
+	}
 	start := time.Now()
 	finish := r.phase == removalEmpty
 	if finish && r.now.Whole {

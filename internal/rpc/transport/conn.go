@@ -73,7 +73,8 @@ type connShared struct {
 	batch   bool  // the reader is at a batch of frames and wakes the writer at its end
 
 	draining  bool // no stream is opened any more
-	drained   bool // and the client knows of that
+	asked     bool // the client was told that it shall open none
+	drained   bool // and which ones are answered
 	failed    error
 	lingering bool // close when out is empty
 	sawAnswer bool // something was sent since the last ping: the client may ping again
@@ -113,7 +114,9 @@ func (c *conn) serve() {
 	c.fail(err)
 	stopPinging()
 	c.end(errConnectionEnded)
+	c.mu.Lock()
 	_ = c.nc.SetWriteDeadline(time.Now().Add(lastWords)) // it fails only if the socket is gone
+	c.mu.Unlock()
 	<-written
 	_ = c.nc.Close() // it has failed, or all was sent
 	c.cut()
@@ -207,22 +210,18 @@ func (c *conn) write() {
 		c.pump()
 		b := c.mu.out.take()
 		ended := c.mu.failed != nil || c.mu.lingering && c.idleLocked()
+		if now := time.Now(); c.mu.failed == nil && deadline.Sub(now) < writeStall/2 {
+			deadline = now.Add(writeStall)
+			_ = c.nc.SetWriteDeadline(deadline) // it fails only if the socket is gone, which Write says
+		}
 		c.mu.Unlock()
 		if len(b) == 0 {
 			if ended {
-				// The reader waits for the client's end, which closing the socket brings about.
-				_ = c.nc.Close()
+				c.hangUp()
 				return
 			}
 			<-c.wake
 			continue
-		}
-		if now := time.Now(); !ended && deadline.Sub(now) < writeStall/2 {
-			deadline = now.Add(writeStall)
-			if err := c.nc.SetWriteDeadline(deadline); err != nil {
-				c.fail(err)
-				return
-			}
 		}
 		if _, err := c.nc.Write(b); err != nil {
 			c.fail(err)
@@ -235,6 +234,21 @@ func (c *conn) write() {
 	}
 }
 
+// hangUp ends this side. Closing a socket with something unread has the kernel forget what was sent last, so the client
+// gets a moment to end its side, which the reader waits for.
+func (c *conn) hangUp() {
+	half, ok := c.nc.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		_ = c.nc.Close() // the reader ends by that
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.failed == nil {
+		_ = c.nc.SetReadDeadline(time.Now().Add(lastWords)) // it fails only if the socket is gone
+	}
+}
+
 // idleLocked reports whether nothing is left to do for a client that opens no stream any more.
 func (c *conn) idleLocked() bool { return len(c.mu.streams) == 0 && c.mu.out.empty() }
 
@@ -243,9 +257,10 @@ func (c *conn) idleLocked() bool { return len(c.mu.streams) == 0 && c.mu.out.emp
 func (c *conn) drain() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.mu.failed != nil || c.mu.draining {
+	if c.mu.failed != nil || c.mu.asked {
 		return
 	}
+	c.mu.asked = true
 	c.mu.out.goAway(1<<31-1, http2.ErrCodeNo, "")
 	c.mu.out.ping(false, drainPing)
 	c.signal()

@@ -101,6 +101,12 @@ func TestFloods(t *testing.T) {
 		"priority":      func(r *raw, _ int) { _ = r.WritePriority(1, http2.PriorityParam{StreamDep: 3}) },
 		"small windows": func(r *raw, _ int) { _ = r.WriteWindowUpdate(0, 1) },
 		"unknown":       func(r *raw, _ int) { _ = r.WriteRawFrame(0x99, 0, 0, nil) },
+		"padded data": func(r *raw, i int) {
+			if i == 0 {
+				r.call(1, "StreamingInputCall")
+			}
+			_ = r.WriteDataPadded(1, false, nil, make([]byte, 1))
+		},
 		"empty data": func(r *raw, i int) {
 			if i == 0 {
 				r.call(1, "StreamingInputCall")
@@ -320,6 +326,47 @@ func TestKeepAlive(t *testing.T) {
 		}
 	}
 	require.Equal(t, 4, pings)
+}
+
+// TestLateEnd: a client that ends its side after its message gets one answer, of one handler.
+func TestLateEnd(t *testing.T) {
+	for name, end := range map[string]func(r *raw){
+		"data":        func(r *raw) { require.NoError(t, r.WriteData(1, true, nil)) },
+		"another one": func(r *raw) { require.NoError(t, r.WriteData(1, true, framed(&testpb.SimpleRequest{}))) },
+		"header and end": func(r *raw) {
+			block := r.block("x-trailer", "v")
+			require.NoError(t, r.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block, EndHeaders: true, EndStream: true}))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := start(t, nil)
+			r := dialRaw(t, p)
+			r.call(1, "UnaryCall")
+			require.NoError(t, r.WriteData(1, false, framed(&testpb.SimpleRequest{ResponseStatus: &testpb.EchoStatus{Message: "block"}})))
+			require.Eventually(t, func() bool { return p.service.running.Load() == 1 }, 10*time.Second, time.Millisecond)
+			end(r)
+			require.NoError(t, r.WritePing(false, [8]byte{3}))
+			r.until(func(f http2.Frame) bool { ping, ok := f.(*http2.PingFrame); return ok && ping.IsAck() })
+			require.Equal(t, int64(1), p.service.running.Load())
+			close(p.service.block)
+			r.until(func(f http2.Frame) bool {
+				h, ok := f.(*http2.MetaHeadersFrame)
+				if ok && h.StreamEnded() {
+					require.Equal(t, "0", statusOf(h))
+				}
+				return ok && h.StreamEnded()
+			})
+		})
+	}
+}
+
+func statusOf(h *http2.MetaHeadersFrame) string {
+	for _, f := range h.Fields {
+		if f.Name == "grpc-status" {
+			return f.Value
+		}
+	}
+	return ""
 }
 
 // TestWeb: requests that are not gRPC get their handler's answer.

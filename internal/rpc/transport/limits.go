@@ -36,6 +36,8 @@ const (
 
 	// maxReady is the size of the buffer to be sent at which streams keep their answers for themselves, in bytes.
 	maxReady = 1 << 20
+	// maxUnsent is the size of that buffer at which further requests are refused, in bytes: the client does not read.
+	maxUnsent = 4 << 20
 	// maxControl is how many answers to control frames may wait to be sent.
 	maxControl = 4096
 	// maxHeld is what answers that windows hold back may take on one connection; further requests are refused until the

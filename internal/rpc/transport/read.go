@@ -218,7 +218,7 @@ func (c *conn) receive(f *http2.DataFrame) (begin *stream, err error) {
 		}
 		return nil, http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeStreamClosed}
 	}
-	if n == 0 && !f.StreamEnded() {
+	if len(f.Data()) == 0 && !f.StreamEnded() {
 		if err := c.idle(); err != nil {
 			return nil, err
 		}
@@ -286,6 +286,7 @@ func (c *conn) headers() error {
 func (c *conn) full() bool {
 	most := c.srv.cfg.MaxConcurrentStreams
 	return most > 0 && uint32(len(c.mu.streams)) >= most || c.mu.out.held > maxHeld ||
+		len(c.mu.out.buf) > maxUnsent ||
 		c.mu.large.partial > maxPartial || c.mu.headers > maxHeaders
 }
 
@@ -307,6 +308,7 @@ func (c *conn) open(h *headerBlock) error {
 	}
 	// A unary call begins with its message; it may have none.
 	if st.method == nil || st.method.unary == nil || h.endStream {
+		st.begun = true
 		c.srv.run(st)
 	}
 	return nil

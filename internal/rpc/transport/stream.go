@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,6 +26,7 @@ type stream struct {
 	deadline time.Time
 	weight   int64  // in connShared.headers
 	asked    []byte // the message of a Call
+	begun    bool   // a unary call's handler was begun
 
 	in   inbox
 	sent sending
@@ -89,7 +91,6 @@ func (st *stream) receive(data []byte, n int, last bool) (start bool, err error)
 			return false, http2.StreamError{StreamID: st.id, Code: http2.ErrCodeProtocol}
 		}
 	}
-	had := len(in.messages) > 0 || in.err != nil
 	switch {
 	case in.discard:
 		in.queued = 0
@@ -109,7 +110,9 @@ func (st *stream) receive(data []byte, n int, last bool) (start bool, err error)
 	st.grant()
 	st.notify()
 	unary := st.method != nil && st.method.unary != nil
-	return unary && !had && (len(in.messages) > 0 || in.err != nil || last), nil
+	start = unary && !st.begun && (len(in.messages) > 0 || in.err != nil || last)
+	st.begun = st.begun || start
+	return start, nil
 }
 
 // unpad gives back the window of padding, of which nobody takes anything.
@@ -288,9 +291,16 @@ func (c *conn) close(st *stream, why error) {
 		in.messages, in.queued = nil, 0
 	}
 	in.partial, in.discard = nil, true
+	if in.waits {
+		l := &c.mu.large
+		l.waiting, in.waits = slices.DeleteFunc(l.waiting, func(other *stream) bool { return other == st }), false
+	}
 	st.release()
 	st.drop()
 	st.notify()
+	if st.ctx == nil {
+		st.request.fields = nil // no handler asks for them, and the stream may wait for its turn to be forgotten
+	}
 	if st.cancel != nil {
 		st.cancel()
 	}
