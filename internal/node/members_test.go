@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
@@ -22,6 +23,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/dolmen-io/dolmen/internal/config"
+	"github.com/dolmen-io/dolmen/internal/etcdapi"
 	"github.com/dolmen-io/dolmen/internal/membership"
 )
 
@@ -286,6 +288,24 @@ func TestStoppedLeaderHandsOver(t *testing.T) {
 	require.NoError(t, f.members[(3-at-next)%3].Stop(context.Background()))
 	require.Equal(t, 1, f.lines[3-at-next].FilterMessage("skipped leadership transfer; local server is not leader").Len())
 	f.members[3-at-next] = nil
+}
+
+// TestAllStopAtOnce: a leader waits for nobody who is gone.
+func TestAllStopAtOnce(t *testing.T) {
+	f := newFleet(t, config.EngineMemory, 3)
+	f.put(0, "k", "v")
+	f.leader()
+	var stopping sync.WaitGroup
+	for i, m := range f.members {
+		f.members[i] = nil
+		stopping.Go(func() { assert.NoError(t, m.Stop(context.Background())) })
+	}
+	stopping.Wait()
+	for i := range f.members {
+		for _, line := range f.lines[i].FilterMessage("leadership transfer failed").All() {
+			require.NotContains(t, line.ContextMap()["error"], etcdapi.ErrTransferTimeout.Error())
+		}
+	}
 }
 
 // add adds a member to the cluster and starts it.

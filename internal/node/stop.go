@@ -105,6 +105,8 @@ func (m *Member) handOver(ctx context.Context) error {
 	to := zap.Stringer("transferee-member-id", types.ID(target))
 	m.lg.Info("leadership transfer starting", self, leader, to)
 	m.cons.TransferLeader(target)
+	look := time.NewTicker(m.cfg.HeartbeatInterval)
+	defer look.Stop()
 	for {
 		changed := m.cons.LeaderChanged()
 		if now := m.cons.Status().Lead; now != 0 && now != st.ID {
@@ -114,11 +116,18 @@ func (m *Member) handOver(ctx context.Context) error {
 		}
 		select {
 		case <-changed:
+		case <-look.C:
+			if m.others.ActiveSince(target).IsZero() {
+				return errTransfereeGone // as when all members are stopped at once
+			}
 		case <-ctx.Done():
 			return etcdapi.ErrTransferTimeout
 		}
 	}
 }
+
+// errTransfereeGone says that there is nobody to wait for.
+var errTransfereeGone = errors.New("the member that should have taken over is not connected any more")
 
 // errNobodyConnected says that no other voter can take over.
 var errNobodyConnected = errors.New("unhealthy cluster: no other voting member is connected")
