@@ -55,7 +55,7 @@ func newLoop(n *Node, c *core, firstRound uint64, hs *raftpb.HardState) *loop {
 		bound = n.cfg.ElectionTicks
 	}
 	return &loop{node: n, core: c, wait: wait, reads: readRounds{nextID: firstRound, retry: ticks(readRetry), deadline: wait},
-		disk: stall{bound: uint64(bound), term: hs.GetTerm(), vote: hs.GetVote()}}
+		disk: stall{bound: uint64(bound), recorded: recordedBy(hs)}}
 }
 
 // Run runs the loop and the log writer until ctx ends, then returns nil, or until a failure, which it returns. Both

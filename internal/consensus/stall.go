@@ -25,10 +25,10 @@ const handOverPause = 10
 
 // stall knows for how long the log writer has been silent while something waits for it. It is pure; time is in ticks.
 type stall struct {
-	bound      uint64 // from which on the disk counts as stalled
-	waiting    []*raftpb.Message
-	since      uint64 // when it last was idle, or was heard of
-	term, vote uint64
+	bound    uint64 // from which on the disk counts as stalled
+	waiting  []*raftpb.Message
+	since    uint64 // when it last was idle, or was heard of
+	recorded recorded
 }
 
 // handed notes what the writer is given. A message that only moves the commit index does not count: it is written with
@@ -39,11 +39,7 @@ func (s *stall) handed(now uint64, msgs []*raftpb.Message) {
 		s.since = now
 	}
 	for _, m := range msgs {
-		voted := m.GetTerm() != 0 && (m.GetTerm() != s.term || m.GetVote() != s.vote)
-		if voted {
-			s.term, s.vote = m.GetTerm(), m.GetVote()
-		}
-		if voted || len(m.GetEntries()) > 0 || len(m.GetResponses()) > 0 || m.GetSnapshot() != nil {
+		if !s.recorded.idle(m) {
 			s.waiting = append(s.waiting, m)
 		}
 	}

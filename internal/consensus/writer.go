@@ -32,8 +32,8 @@ type logWriter struct {
 	mu struct {
 		sync.Mutex
 		msgs       []*raftpb.Message
-		idle       bool // the last of msgs only moves the commit index and nobody waits for it
-		term, vote uint64
+		idle       bool // the last of msgs is, see recorded
+		recorded   recorded
 		checkpoint checkpoint
 		stopped    bool
 	}
@@ -41,8 +41,24 @@ type logWriter struct {
 
 func newLogWriter(log Log, transport Transport, self uint64, in *inbox, counters *Counters, hs *raftpb.HardState) *logWriter {
 	w := &logWriter{log: log, transport: transport, self: self, inbox: in, counters: counters, wake: make(chan struct{}, 1)}
-	w.mu.term, w.mu.vote = hs.GetTerm(), hs.GetVote()
+	w.mu.recorded = recordedBy(hs)
 	return w
+}
+
+// recorded is the term and vote that the log has, or has been given. What the log writer writes at once, and what the
+// loop takes for a write that somebody waits for, follows from it.
+type recorded struct{ term, vote uint64 }
+
+func recordedBy(hs *raftpb.HardState) recorded { return recorded{hs.GetTerm(), hs.GetVote()} }
+
+// idle takes note of a MsgStorageAppend and says whether it only moves the commit index, and nobody waits for it.
+func (r *recorded) idle(m *raftpb.Message) bool {
+	idle := len(m.GetEntries()) == 0 && len(m.GetResponses()) == 0 && m.GetSnapshot() == nil &&
+		m.GetTerm() == r.term && m.GetVote() == r.vote
+	if m.GetTerm() != 0 {
+		r.term, r.vote = m.GetTerm(), m.GetVote()
+	}
+	return idle
 }
 
 func (w *logWriter) poke() {
@@ -58,11 +74,7 @@ func (w *logWriter) add(msgs []*raftpb.Message) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, m := range msgs {
-		idle := len(m.GetEntries()) == 0 && len(m.GetResponses()) == 0 && m.GetSnapshot() == nil &&
-			m.GetTerm() == w.mu.term && m.GetVote() == w.mu.vote
-		if m.GetTerm() != 0 {
-			w.mu.term, w.mu.vote = m.GetTerm(), m.GetVote()
-		}
+		idle := w.mu.recorded.idle(m)
 		if idle && w.mu.idle {
 			w.mu.msgs[len(w.mu.msgs)-1] = m
 			continue
