@@ -1,4 +1,5 @@
-// Package gate keeps calls of an engine out once it closes, and tells when those under way have ended.
+// Package gate has what engines on a library share: it keeps calls out once an engine closes and tells when those under way have
+// ended, and it keeps the figures that many ask for.
 package gate
 
 import (

@@ -17,8 +17,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -35,9 +33,9 @@ type Engine struct {
 	events *events
 	gate   *gate.Gate
 	// ctx ends when the engine is closed or has failed.
-	ctx    context.Context
-	cancel context.CancelFunc
-	stats  atomic.Pointer[timedStats]
+	ctx     context.Context
+	cancel  context.CancelFunc
+	figures gate.Figures
 	// readOnly says that there is nothing to flush and that nothing may be.
 	readOnly bool
 }
@@ -299,40 +297,19 @@ func (e *Engine) Compact() error {
 	return e.wrap("compact", err)
 }
 
-// statsAge is how old the figures of Stats may be. Pebble takes its main lock and visits every level to
-// compute them: some tens of microseconds.
-const statsAge = 200 * time.Millisecond
+// Stats implements engine.Engine, by gate.Figures.
+func (e *Engine) Stats() engine.Stats { return e.figures.Stats(e.gate, e.enter, e.measure) }
 
-type timedStats struct {
-	engine.Stats
-	taken time.Time
-}
-
-// Stats implements engine.Engine. The figures are up to 200 milliseconds old, and those of the last call
-// before once the engine is closed.
-func (e *Engine) Stats() engine.Stats {
-	last := e.stats.Load()
-	if last != nil && time.Since(last.taken) < statsAge {
-		return last.Stats
-	}
-	if e.enter("stats") != nil {
-		if last == nil {
-			return engine.Stats{}
-		}
-		return last.Stats
-	}
-	defer e.gate.Leave()
+func (e *Engine) measure() engine.Stats {
 	m := e.db.Metrics()
 	disk := int64(m.DiskSpaceUsage())
 	garbage := m.Table.Local.ObsoleteSize + m.Table.Local.ZombieSize +
 		m.Table.Garbage.PointDeletionsBytesEstimate + m.Table.Garbage.RangeDeletionsBytesEstimate
-	s := engine.Stats{
+	return engine.Stats{
 		DiskBytes:   disk,
 		LiveBytes:   max(0, disk-int64(garbage)),
 		MemoryBytes: int64(m.MemTable.Size+m.MemTable.ZombieSize) + m.BlockCache.Size,
 	}
-	e.stats.Store(&timedStats{s, time.Now()})
-	return s
 }
 
 // Close implements engine.Engine. It waits for calls that are under way. After a failure it does what

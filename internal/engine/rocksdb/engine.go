@@ -17,7 +17,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"unsafe"
 
 	"go.uber.org/zap"
@@ -36,7 +35,7 @@ type Engine struct {
 	readOnly bool
 	gate     *gate.Gate
 	failure  *failure
-	stats    atomic.Pointer[timedStats]
+	figures  gate.Figures
 
 	// What C owns, freed by free, once nothing is under way.
 	db          *C.rocksdb_t

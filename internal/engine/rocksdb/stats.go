@@ -7,7 +7,6 @@ import "C"
 
 import (
 	"os"
-	"time"
 	"unsafe"
 
 	"github.com/dolmen-io/dolmen/internal/engine"
@@ -32,36 +31,16 @@ func (e *Engine) property(name string) uint64 {
 	return uint64(n)
 }
 
-// statsAge is how old the figures of Stats may be: they take RocksDB's main lock and a look at each file.
-const statsAge = 200 * time.Millisecond
+// Stats implements engine.Engine, by gate.Figures.
+func (e *Engine) Stats() engine.Stats { return e.figures.Stats(e.gate, e.enter, e.measure) }
 
-type timedStats struct {
-	engine.Stats
-	taken time.Time
-}
-
-// Stats implements engine.Engine. The figures are up to 200 milliseconds old, and those of the last call
-// before once the engine is closed.
-func (e *Engine) Stats() engine.Stats {
-	last := e.stats.Load()
-	if last != nil && time.Since(last.taken) < statsAge {
-		return last.Stats
-	}
-	if e.enter("stats") != nil {
-		if last == nil {
-			return engine.Stats{}
-		}
-		return last.Stats
-	}
-	defer e.gate.Leave()
+func (e *Engine) measure() engine.Stats {
 	disk := diskBytes(e.name)
-	s := engine.Stats{
+	return engine.Stats{
 		DiskBytes:   disk,
 		LiveBytes:   min(disk, int64(e.property(propLive))),
 		MemoryBytes: int64(e.property(propMemTables) + e.property(propCache) + e.property(propReaders)),
 	}
-	e.stats.Store(&timedStats{s, time.Now()})
-	return s
 }
 
 // diskBytes is the size of all files in dir. RocksDB's own figure leaves out those that are to be removed.
