@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/dolmen-io/dolmen/embed"
 	"github.com/dolmen-io/dolmen/internal/config"
+	"github.com/dolmen-io/dolmen/internal/engine/enginetest"
 	"github.com/dolmen-io/dolmen/internal/inspect"
 	"github.com/dolmen-io/dolmen/internal/node"
 )
@@ -64,25 +64,6 @@ func written(t *testing.T, engine string) string {
 	return dir
 }
 
-// image is the names, times and contents below a directory.
-func image(t *testing.T, dir string) map[string]any {
-	t.Helper()
-	all := map[string]any{}
-	require.NoError(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		require.NoError(t, err)
-		info, err := entry.Info()
-		require.NoError(t, err)
-		all[path+" changed"] = info.ModTime()
-		if !entry.IsDir() {
-			content, err := os.ReadFile(path)
-			require.NoError(t, err)
-			all[path] = sha256.Sum256(content)
-		}
-		return nil
-	}))
-	return all
-}
-
 // text renders a report without what differs between runs.
 func text(t *testing.T, r *inspect.Report, dir string) string {
 	t.Helper()
@@ -104,11 +85,11 @@ func TestCheckSound(t *testing.T) {
 	for _, engine := range engines {
 		t.Run(engine, func(t *testing.T) {
 			dir := written(t, engine)
-			before := image(t, dir)
+			before := enginetest.Image(t, dir)
 			r, err := inspect.Check(dir, "")
 			require.NoError(t, err)
 			require.True(t, r.Sound, "%+v", r.Findings)
-			require.Equal(t, before, image(t, dir), "nothing is written")
+			require.Equal(t, before, enginetest.Image(t, dir), "nothing is written")
 			require.Equal(t, `data directory  DIR, written by dolmen (format 1)
 member          ID of cluster ID
 version         3.7.0
@@ -248,10 +229,10 @@ func TestCheckDamage(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "data")
 			require.NoError(t, os.CopyFS(dir, os.DirFS(sound[tt.engine])))
 			tt.damage(t, dir)
-			before := image(t, dir)
+			before := enginetest.Image(t, dir)
 			r, err := inspect.Check(dir, "")
 			require.NoError(t, err)
-			require.Equal(t, before, image(t, dir))
+			require.Equal(t, before, enginetest.Image(t, dir))
 			if tt.where == "" {
 				require.True(t, r.Sound, "%+v", r.Findings)
 				return
@@ -351,11 +332,11 @@ func etcdWritten(t *testing.T) (dir, db string) {
 
 func TestCheckEtcd(t *testing.T) {
 	dir, _ := etcdWritten(t)
-	before := image(t, dir)
+	before := enginetest.Image(t, dir)
 	r, err := inspect.Check(dir, "")
 	require.NoError(t, err)
 	require.True(t, r.Sound, "%+v", r.Findings)
-	require.Equal(t, before, image(t, dir), "nothing is written")
+	require.Equal(t, before, enginetest.Image(t, dir), "nothing is written")
 	require.Equal(t, `data directory  DIR, written by etcd
 member          ID of cluster ID
 version         3.7.0

@@ -20,13 +20,6 @@ import (
 	"github.com/dolmen-io/dolmen/internal/engine/memory"
 )
 
-func put(t *testing.T, e engine.Engine, key, value string) {
-	t.Helper()
-	var b engine.Batch
-	b.Put([]byte(key), []byte(value))
-	require.NoError(t, e.Commit(&b))
-}
-
 func open(t *testing.T, d *enginetest.Directory) *memory.Engine {
 	t.Helper()
 	e, err := memory.Open("test", memory.Options{Directory: d})
@@ -55,7 +48,7 @@ func TestFilesAreReplaced(t *testing.T) {
 	require.NoError(t, e.Flush())
 	require.Empty(t, checkpoints(t, d), "nothing to write")
 	for i := range 3 {
-		put(t, e, "a", fmt.Sprint(i))
+		enginetest.Put(t, e, "a", fmt.Sprint(i))
 		require.NoError(t, e.Flush())
 		require.NoError(t, e.Flush())
 		require.Equal(t, []string{fmt.Sprintf("checkpoint-%016x", i+1)}, checkpoints(t, d))
@@ -72,7 +65,7 @@ func TestFilesAreReplaced(t *testing.T) {
 func TestLeftoversAreRemoved(t *testing.T) {
 	d := enginetest.NewDirectory()
 	e := open(t, d)
-	put(t, e, "a", "1")
+	enginetest.Put(t, e, "a", "1")
 	require.NoError(t, e.Close())
 	for _, name := range []string{"checkpoint-0000000000000001.tmp", "checkpoint-0000000000000002.tmp", "checkpoint-x", "notes"} {
 		f, err := d.Create(name)
@@ -89,7 +82,7 @@ func TestLeftoversAreRemoved(t *testing.T) {
 func TestDamageIsRefused(t *testing.T) {
 	d := enginetest.NewDirectory()
 	e := open(t, d)
-	put(t, e, "a", "1")
+	enginetest.Put(t, e, "a", "1")
 	require.NoError(t, e.Close())
 	name := checkpoints(t, d)[0]
 	require.NoError(t, d.Flip(name, 300))
@@ -106,9 +99,9 @@ func TestDiskFailures(t *testing.T) {
 	for n := range 100 {
 		d := enginetest.NewDirectory()
 		e := open(t, d)
-		put(t, e, "a", "1")
+		enginetest.Put(t, e, "a", "1")
 		require.NoError(t, e.Flush())
-		put(t, e, "a", "2")
+		enginetest.Put(t, e, "a", "2")
 		d.FailFrom(n, broken)
 		err := e.Flush()
 		d.FailFrom(0, nil)
@@ -123,7 +116,7 @@ func TestDiskFailures(t *testing.T) {
 		}
 		failed := err != nil
 		require.Equal(t, "2", value(t, e, "a"))
-		put(t, e, "b", "3")
+		enginetest.Put(t, e, "b", "3")
 		require.NoError(t, e.Flush())
 		require.Len(t, checkpoints(t, d), 1)
 		require.NoError(t, e.Close())
@@ -146,9 +139,9 @@ func TestKillThenPowerCut(t *testing.T) {
 	for n := range 20 {
 		d := enginetest.NewDirectory()
 		e := open(t, d)
-		put(t, e, "a", "1")
+		enginetest.Put(t, e, "a", "1")
 		require.NoError(t, e.Flush())
-		put(t, e, "a", "2")
+		enginetest.Put(t, e, "a", "2")
 		d.FailFrom(n, killed)
 		_ = e.Flush() // What it returns nobody lives to see.
 		d.FailFrom(0, nil)
@@ -168,7 +161,7 @@ func TestOpenFailures(t *testing.T) {
 	for n := range 6 {
 		d := enginetest.NewDirectory()
 		e := open(t, d)
-		put(t, e, "a", "1")
+		enginetest.Put(t, e, "a", "1")
 		require.NoError(t, e.Close())
 		d.FailFrom(n, broken)
 		_, err := memory.Open("test", memory.Options{Directory: d})
@@ -184,7 +177,7 @@ func TestCloseThatCannotFlush(t *testing.T) {
 	broken := errors.New("disk is gone")
 	d := enginetest.NewDirectory()
 	e := open(t, d)
-	put(t, e, "a", "1")
+	enginetest.Put(t, e, "a", "1")
 	d.FailFrom(0, broken)
 	require.ErrorIs(t, e.Close(), broken)
 	require.ErrorIs(t, e.Close(), engine.ErrClosed)
@@ -201,7 +194,7 @@ func TestOldCheckpointThatStays(t *testing.T) {
 	e, err := memory.Open("test", memory.Options{Directory: unremovable{d}, Logger: zap.New(core)})
 	require.NoError(t, err)
 	for i := range 2 {
-		put(t, e, "a", fmt.Sprint(i))
+		enginetest.Put(t, e, "a", fmt.Sprint(i))
 		require.NoError(t, e.Flush(), "the data is safe")
 	}
 	require.Equal(t, 1, logs.FilterMessage("cannot remove old checkpoints").Len())
@@ -233,11 +226,11 @@ func TestFlushesShare(t *testing.T) {
 	var wg sync.WaitGroup
 	errs := make(chan error, 20)
 	flush := func() { wg.Go(func() { errs <- e.Flush() }) }
-	put(t, e, "a", "1")
+	enginetest.Put(t, e, "a", "1")
 	flush()
 	<-d.begun
 	// The first has begun without this. Whoever comes now needs a second one, and one is enough.
-	put(t, e, "a", "2")
+	enginetest.Put(t, e, "a", "2")
 	for range 10 {
 		flush()
 	}
@@ -263,7 +256,7 @@ func TestOnDisk(t *testing.T) {
 	require.ErrorContains(t, err, "in use by another process")
 	require.ErrorContains(t, err, dir)
 	for i := range 100 {
-		put(t, e, fmt.Sprint(i), strings.Repeat("v", i))
+		enginetest.Put(t, e, fmt.Sprint(i), strings.Repeat("v", i))
 		if i%30 == 0 {
 			require.NoError(t, e.Flush())
 		}

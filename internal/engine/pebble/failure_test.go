@@ -15,15 +15,9 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"github.com/dolmen-io/dolmen/internal/engine"
+	"github.com/dolmen-io/dolmen/internal/engine/enginetest"
 	"github.com/dolmen-io/dolmen/internal/engine/pebble"
 )
-
-func put(t *testing.T, e engine.Engine, key, value string) {
-	t.Helper()
-	var b engine.Batch
-	b.Put([]byte(key), []byte(value))
-	require.NoError(t, e.Commit(&b))
-}
 
 func TestLocked(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "some", "where")
@@ -32,7 +26,7 @@ func TestLocked(t *testing.T) {
 	_, err = pebble.Open(dir, pebble.Options{})
 	require.ErrorContains(t, err, "in use by another process")
 	require.ErrorContains(t, err, dir)
-	put(t, e, "a", "1")
+	enginetest.Put(t, e, "a", "1")
 	require.NoError(t, e.Close())
 	e, err = pebble.Open(dir, pebble.Options{})
 	require.NoError(t, err)
@@ -58,19 +52,11 @@ func files(t *testing.T, dir, pattern string) []string {
 	return names
 }
 
-func flip(t *testing.T, file string, offset int) {
-	t.Helper()
-	b, err := os.ReadFile(file)
-	require.NoError(t, err)
-	b[offset] ^= 0x10
-	require.NoError(t, os.WriteFile(file, b, 0o600))
-}
-
 // fill commits and flushes values that make a table of several blocks.
 func fill(t *testing.T, e engine.Engine) {
 	t.Helper()
 	for i := range 300 {
-		put(t, e, fmt.Sprintf("%05d", i), strings.Repeat(fmt.Sprint(i, " "), 100))
+		enginetest.Put(t, e, fmt.Sprintf("%05d", i), strings.Repeat(fmt.Sprint(i, " "), 100))
 	}
 	require.NoError(t, e.Flush())
 }
@@ -84,7 +70,7 @@ func TestDamagedTable(t *testing.T) {
 	fill(t, e)
 	require.NoError(t, e.Close())
 	table := files(t, dir, "*.sst")[0]
-	flip(t, table, 40)
+	enginetest.Flip(t, table, 40)
 
 	var told []error
 	e, err = pebble.Open(dir, pebble.Options{Fatal: func(err error) { told = append(told, err) }})
@@ -115,7 +101,7 @@ func TestDamagedTableInScan(t *testing.T) {
 	require.NoError(t, err)
 	fill(t, e)
 	require.NoError(t, e.Close())
-	flip(t, files(t, dir, "*.sst")[0], 40)
+	enginetest.Flip(t, files(t, dir, "*.sst")[0], 40)
 	e, err = pebble.Open(dir, pebble.Options{})
 	require.NoError(t, err)
 	s, err := e.Snapshot()
@@ -189,9 +175,9 @@ func TestFlushFails(t *testing.T) {
 				Fatal:         func(err error) { told <- err },
 			})
 			require.NoError(t, err)
-			put(t, e, "a", "1")
+			enginetest.Put(t, e, "a", "1")
 			require.NoError(t, e.Flush())
-			put(t, e, "a", "2")
+			enginetest.Put(t, e, "a", "2")
 			on.Store(true)
 			err = e.Flush()
 			require.ErrorContains(t, err, errDisk.Error())
@@ -230,32 +216,6 @@ func TestLeakedSnapshot(t *testing.T) {
 	require.ErrorIs(t, s.Scan(nil, nil, false, nil), engine.ErrClosed)
 }
 
-// Close waits for a scan under way, and the scan may still make calls, which are refused.
-func TestCloseDuringScan(t *testing.T) {
-	e, err := pebble.Open("data", pebble.Options{FS: vfs.NewMem()})
-	require.NoError(t, err)
-	put(t, e, "a", "1")
-	put(t, e, "b", "2")
-	s, err := e.Snapshot()
-	require.NoError(t, err)
-	closed := make(chan error, 1)
-	n := 0
-	require.NoError(t, s.Scan(nil, nil, false, func(_, _ []byte) bool {
-		if n++; n == 1 {
-			go func() { closed <- e.Close() }()
-			for {
-				if _, err := e.Get([]byte("a")); err != nil {
-					require.ErrorIs(t, err, engine.ErrClosed)
-					break
-				}
-			}
-		}
-		return true
-	}))
-	require.Equal(t, 2, n)
-	require.ErrorContains(t, <-closed, "leaked snapshots")
-}
-
 func TestStats(t *testing.T) {
 	e, err := pebble.Open("data", pebble.Options{FS: vfs.NewMem()})
 	require.NoError(t, err)
@@ -265,4 +225,10 @@ func TestStats(t *testing.T) {
 	require.Greater(t, s.MemoryBytes, int64(1000))
 	require.NoError(t, e.Close())
 	require.Equal(t, s, e.Stats(), "the last figures after Close")
+}
+
+func TestCloseDuringScan(t *testing.T) {
+	e, err := pebble.Open("data", pebble.Options{FS: vfs.NewMem()})
+	require.NoError(t, err)
+	enginetest.CloseDuringScan(t, e)
 }

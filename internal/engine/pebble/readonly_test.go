@@ -1,7 +1,6 @@
 package pebble_test
 
 import (
-	"crypto/sha256"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,39 +10,21 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dolmen-io/dolmen/internal/engine"
+	"github.com/dolmen-io/dolmen/internal/engine/enginetest"
 	"github.com/dolmen-io/dolmen/internal/engine/pebble"
 )
-
-// image is the names, times and contents below a directory.
-func image(t *testing.T, dir string) map[string]any {
-	t.Helper()
-	all := map[string]any{}
-	require.NoError(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		require.NoError(t, err)
-		info, err := entry.Info()
-		require.NoError(t, err)
-		all[path+" changed"] = info.ModTime()
-		if !entry.IsDir() {
-			content, err := os.ReadFile(path)
-			require.NoError(t, err)
-			all[path] = sha256.Sum256(content)
-		}
-		return nil
-	}))
-	return all
-}
 
 func TestReadOnly(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "engine")
 	e, err := pebble.Open(dir, pebble.Options{MemTableBytes: memTableBytes})
 	require.NoError(t, err)
 	fill(t, e)
-	put(t, e, "a", "1")
+	enginetest.Put(t, e, "a", "1")
 	require.NoError(t, e.Flush())
-	put(t, e, "a", "2")
+	enginetest.Put(t, e, "a", "2")
 	require.NoError(t, e.Close())
 	require.NoError(t, os.Remove(filepath.Join(dir, "LOCK")), "it must not be made again")
-	before := image(t, dir)
+	before := enginetest.Image(t, dir)
 
 	e, err = pebble.OpenReadOnly(dir, pebble.Options{})
 	require.NoError(t, err)
@@ -62,17 +43,14 @@ func TestReadOnly(t *testing.T) {
 	require.ErrorContains(t, e.Compact(), "read-only")
 	require.NoError(t, e.Close())
 	require.ErrorIs(t, e.Verify(), engine.ErrClosed)
-	require.Equal(t, before, image(t, dir))
+	require.Equal(t, before, enginetest.Image(t, dir))
 }
 
 func TestReadOnlyFindsNothing(t *testing.T) {
-	_, err := pebble.OpenReadOnly(filepath.Join(t.TempDir(), "absent"), pebble.Options{})
-	require.ErrorIs(t, err, fs.ErrNotExist)
-	empty := t.TempDir()
-	_, err = pebble.OpenReadOnly(empty, pebble.Options{})
-	require.ErrorIs(t, err, fs.ErrNotExist)
-	require.NotErrorIs(t, err, engine.ErrCorrupt)
-	require.Len(t, image(t, empty), 1)
+	enginetest.ReadOnlyFindsNothing(t, func(dir string) error {
+		_, err := pebble.OpenReadOnly(dir, pebble.Options{})
+		return err
+	})
 }
 
 func TestReadOnlyFindsDamage(t *testing.T) {
@@ -93,7 +71,7 @@ func TestReadOnlyFindsDamage(t *testing.T) {
 	t.Run("a bit in a table", func(t *testing.T) {
 		dir := build(t)
 		table := files(t, dir, "*.sst")[0]
-		flip(t, table, 100)
+		enginetest.Flip(t, table, 100)
 		e, err := pebble.OpenReadOnly(dir, pebble.Options{})
 		require.NoError(t, err)
 		err = e.Verify()

@@ -21,21 +21,15 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/dolmen-io/dolmen/internal/engine"
+	"github.com/dolmen-io/dolmen/internal/engine/enginetest"
 	"github.com/dolmen-io/dolmen/internal/engine/rocksdb"
 )
-
-func put(t *testing.T, e engine.Engine, key, value string) {
-	t.Helper()
-	var b engine.Batch
-	b.Put([]byte(key), []byte(value))
-	require.NoError(t, e.Commit(&b))
-}
 
 // fill commits and flushes values that make a table of several blocks.
 func fill(t *testing.T, e engine.Engine) {
 	t.Helper()
 	for i := range 300 {
-		put(t, e, fmt.Sprintf("%05d", i), value(i))
+		enginetest.Put(t, e, fmt.Sprintf("%05d", i), value(i))
 	}
 	require.NoError(t, e.Flush())
 }
@@ -68,7 +62,7 @@ func TestLocked(t *testing.T) {
 	_, err = rocksdb.Open(dir, rocksdb.Options{})
 	require.ErrorContains(t, err, "in use by another process")
 	require.ErrorContains(t, err, dir)
-	put(t, e, "a", "1")
+	enginetest.Put(t, e, "a", "1")
 	require.NoError(t, e.Close())
 	e, err = rocksdb.Open(dir, rocksdb.Options{})
 	require.NoError(t, err)
@@ -98,20 +92,12 @@ func only(t *testing.T, dir, pattern string) string {
 	return names[0]
 }
 
-func flip(t *testing.T, file string, offset int) {
-	t.Helper()
-	b, err := os.ReadFile(file)
-	require.NoError(t, err)
-	b[offset] ^= 0x10
-	require.NoError(t, os.WriteFile(file, b, 0o600))
-}
-
 // TestDamagedTable flips a bit in a table's first block. Reads say so and name the file, and the member is told
 // once.
 func TestDamagedTable(t *testing.T) {
 	dir := built(t)
 	table := only(t, dir, "*.sst")
-	flip(t, table, 40)
+	enginetest.Flip(t, table, 40)
 
 	var told []error
 	e, err := rocksdb.Open(dir, rocksdb.Options{Fatal: func(err error) { told = append(told, err) }})
@@ -144,7 +130,7 @@ func TestDamagedTable(t *testing.T) {
 
 func TestDamagedTableInScan(t *testing.T) {
 	dir := built(t)
-	flip(t, only(t, dir, "*.sst"), 40)
+	enginetest.Flip(t, only(t, dir, "*.sst"), 40)
 	for _, reverse := range []bool{false, true} {
 		e, err := rocksdb.Open(dir, rocksdb.Options{})
 		require.NoError(t, err)
@@ -163,10 +149,10 @@ func TestDamagedOrMissingFilesAtOpen(t *testing.T) {
 		damage func(t *testing.T, dir string)
 	}{
 		{"manifest cut", func(t *testing.T, dir string) { require.NoError(t, os.Truncate(only(t, dir, "MANIFEST-*"), 20)) }},
-		{"manifest flipped", func(t *testing.T, dir string) { flip(t, only(t, dir, "MANIFEST-*"), 20) }},
+		{"manifest flipped", func(t *testing.T, dir string) { enginetest.Flip(t, only(t, dir, "MANIFEST-*"), 20) }},
 		{"manifest missing", func(t *testing.T, dir string) { require.NoError(t, os.Remove(only(t, dir, "MANIFEST-*"))) }},
 		{"CURRENT empty", func(t *testing.T, dir string) { require.NoError(t, os.Truncate(only(t, dir, "CURRENT"), 0)) }},
-		{"CURRENT flipped", func(t *testing.T, dir string) { flip(t, only(t, dir, "CURRENT"), 12) }},
+		{"CURRENT flipped", func(t *testing.T, dir string) { enginetest.Flip(t, only(t, dir, "CURRENT"), 12) }},
 		{"CURRENT missing", func(t *testing.T, dir string) { require.NoError(t, os.Remove(only(t, dir, "CURRENT"))) }},
 		{"table missing", func(t *testing.T, dir string) { require.NoError(t, os.Remove(only(t, dir, "*.sst"))) }},
 		{"table cut", func(t *testing.T, dir string) { require.NoError(t, os.Truncate(only(t, dir, "*.sst"), 100)) }},
@@ -300,9 +286,9 @@ func TestFlushFails(t *testing.T) {
 			d := newDisk()
 			e, err := d.open(rocksdb.Options{Fatal: func(err error) { told <- err }})
 			require.NoError(t, err)
-			put(t, e, "a", "1")
+			enginetest.Put(t, e, "a", "1")
 			require.NoError(t, e.Flush())
-			put(t, e, "a", "2")
+			enginetest.Put(t, e, "a", "2")
 			e.place.inject(failOn(test.file, test.errno, test.call))
 			require.ErrorIs(t, e.Flush(), test.errno)
 			require.ErrorIs(t, <-told, test.errno)
@@ -356,8 +342,8 @@ func TestCompactionWithoutRoom(t *testing.T) {
 	e, err := newDisk().open(rocksdb.Options{Logger: log, Fatal: func(err error) { t.Error(err) }})
 	require.NoError(t, err)
 	for i := range 3 {
-		put(t, e, "a", fmt.Sprint(i))
-		put(t, e, "z", fmt.Sprint(i))
+		enginetest.Put(t, e, "a", fmt.Sprint(i))
+		enginetest.Put(t, e, "z", fmt.Sprint(i))
 		require.NoError(t, e.Flush())
 	}
 	e.place.inject(failOn(".sst", syscall.ENOSPC, callWrite))
@@ -365,7 +351,7 @@ func TestCompactionWithoutRoom(t *testing.T) {
 	<-arrived
 	require.Contains(t, logged.All()[0].Message, "tried again")
 	e.place.inject(nil)
-	put(t, e, "b", "there is room again")
+	enginetest.Put(t, e, "b", "there is room again")
 	require.NoError(t, e.Flush())
 	require.NoError(t, e.Compact())
 	require.Equal(t, []string{"a=2", "b=there is room again", "z=2"}, contentsOf(t, e))
@@ -454,8 +440,8 @@ func TestLeakedSnapshot(t *testing.T) {
 func TestCloseSnapshotInItsScan(t *testing.T) {
 	e, err := newDisk().open(rocksdb.Options{})
 	require.NoError(t, err)
-	put(t, e, "a", "1")
-	put(t, e, "b", "2")
+	enginetest.Put(t, e, "a", "1")
+	enginetest.Put(t, e, "b", "2")
 	s, err := e.Snapshot()
 	require.NoError(t, err)
 	var seen []string
@@ -471,32 +457,6 @@ func TestCloseSnapshotInItsScan(t *testing.T) {
 	}))
 	require.Equal(t, []string{"a", "b"}, seen)
 	require.NoError(t, e.Close())
-}
-
-// Close waits for a scan under way, and the scan may still make calls, which are refused.
-func TestCloseDuringScan(t *testing.T) {
-	e, err := newDisk().open(rocksdb.Options{})
-	require.NoError(t, err)
-	put(t, e, "a", "1")
-	put(t, e, "b", "2")
-	s, err := e.Snapshot()
-	require.NoError(t, err)
-	closed := make(chan error, 1)
-	n := 0
-	require.NoError(t, s.Scan(nil, nil, false, func(_, _ []byte) bool {
-		if n++; n == 1 {
-			go func() { closed <- e.Close() }()
-			for {
-				if _, err := e.Get([]byte("a")); err != nil {
-					require.ErrorIs(t, err, engine.ErrClosed)
-					break
-				}
-			}
-		}
-		return true
-	}))
-	require.Equal(t, 2, n)
-	require.ErrorContains(t, <-closed, "leaked snapshots")
 }
 
 // Close ends a compaction instead of waiting for it.
@@ -567,17 +527,17 @@ func TestCheckpoint(t *testing.T) {
 	dir := built(t)
 	e, err := rocksdb.Open(dir, rocksdb.Options{})
 	require.NoError(t, err)
-	put(t, e, "not flushed", "1")
+	enginetest.Put(t, e, "not flushed", "1")
 	want := contentsOf(t, e)
 	copied := dir + "-copy"
 	require.NoError(t, e.Checkpoint(copied))
 	require.ErrorContains(t, e.Checkpoint(copied), copied, "it is there already")
-	put(t, e, "later", "1")
+	enginetest.Put(t, e, "later", "1")
 	require.NoError(t, e.Close())
 	require.Equal(t, want, contents(t, copied))
 	c, err := rocksdb.Open(copied, rocksdb.Options{})
 	require.NoError(t, err)
-	put(t, c, "its own", "1")
+	enginetest.Put(t, c, "its own", "1")
 	require.NoError(t, c.Close())
 	require.ErrorIs(t, e.Checkpoint(copied), engine.ErrClosed)
 }
@@ -632,4 +592,10 @@ func TestNoRoomForItsOwnLog(t *testing.T) {
 	require.Len(t, contentsOf(t, again), 300)
 	require.NoError(t, again.Close())
 	require.NoError(t, files.unwatch(path))
+}
+
+func TestCloseDuringScan(t *testing.T) {
+	e, err := newDisk().open(rocksdb.Options{})
+	require.NoError(t, err)
+	enginetest.CloseDuringScan(t, e)
 }

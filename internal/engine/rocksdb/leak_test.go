@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dolmen-io/dolmen/internal/engine"
+	"github.com/dolmen-io/dolmen/internal/engine/enginetest"
 	"github.com/dolmen-io/dolmen/internal/engine/rocksdb"
 )
 
@@ -114,7 +115,7 @@ func failOnce(t *testing.T) {
 		require.ErrorIs(t, e.Verify(), syscall.EIO)
 	}
 	require.NoError(t, s.Close())
-	put(t, e, "a", "1")
+	enginetest.Put(t, e, "a", "1")
 	require.ErrorIs(t, e.Flush(), syscall.EIO)
 	require.ErrorIs(t, e.Close(), syscall.EIO)
 	_, err = rocksdb.Open("/dev/null/engine", rocksdb.Options{})

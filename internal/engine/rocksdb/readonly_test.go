@@ -3,8 +3,6 @@
 package rocksdb_test
 
 import (
-	"crypto/sha256"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,36 +10,18 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dolmen-io/dolmen/internal/engine"
+	"github.com/dolmen-io/dolmen/internal/engine/enginetest"
 	"github.com/dolmen-io/dolmen/internal/engine/rocksdb"
 )
-
-// image is the names, times and contents below a directory.
-func image(t *testing.T, dir string) map[string]any {
-	t.Helper()
-	all := map[string]any{}
-	require.NoError(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		require.NoError(t, err)
-		info, err := entry.Info()
-		require.NoError(t, err)
-		all[path+" changed"] = info.ModTime()
-		if !entry.IsDir() {
-			content, err := os.ReadFile(path)
-			require.NoError(t, err)
-			all[path] = sha256.Sum256(content)
-		}
-		return nil
-	}))
-	return all
-}
 
 func TestReadOnly(t *testing.T) {
 	dir := built(t)
 	e, err := rocksdb.Open(dir, rocksdb.Options{})
 	require.NoError(t, err)
-	put(t, e, "a", "2")
+	enginetest.Put(t, e, "a", "2")
 	require.NoError(t, e.Close())
 	require.NoError(t, os.Remove(filepath.Join(dir, "LOCK")), "it must not be made again")
-	before := image(t, dir)
+	before := enginetest.Image(t, dir)
 
 	e, err = rocksdb.OpenReadOnly(dir, rocksdb.Options{})
 	require.NoError(t, err)
@@ -62,15 +42,12 @@ func TestReadOnly(t *testing.T) {
 	require.ErrorContains(t, e.Checkpoint(dir+"-copy"), "for reading only")
 	require.NoError(t, e.Close())
 	require.ErrorIs(t, e.Verify(), engine.ErrClosed)
-	require.Equal(t, before, image(t, dir))
+	require.Equal(t, before, enginetest.Image(t, dir))
 }
 
 func TestReadOnlyFindsNothing(t *testing.T) {
-	_, err := rocksdb.OpenReadOnly(filepath.Join(t.TempDir(), "absent"), rocksdb.Options{})
-	require.ErrorIs(t, err, fs.ErrNotExist)
-	empty := t.TempDir()
-	_, err = rocksdb.OpenReadOnly(empty, rocksdb.Options{})
-	require.ErrorIs(t, err, fs.ErrNotExist)
-	require.NotErrorIs(t, err, engine.ErrCorrupt)
-	require.Len(t, image(t, empty), 1)
+	enginetest.ReadOnlyFindsNothing(t, func(dir string) error {
+		_, err := rocksdb.OpenReadOnly(dir, rocksdb.Options{})
+		return err
+	})
 }
