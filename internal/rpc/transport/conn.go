@@ -118,6 +118,9 @@ func (c *conn) serve() {
 	_ = c.nc.SetWriteDeadline(time.Now().Add(lastWords)) // it fails only if the socket is gone
 	c.mu.Unlock()
 	<-written
+	if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+		c.discard()
+	}
 	_ = c.nc.Close() // it has failed, or all was sent
 	c.cut()
 	close(c.done)
@@ -234,8 +237,15 @@ func (c *conn) write() {
 	}
 }
 
-// hangUp ends this side. Closing a socket with something unread has the kernel forget what was sent last, so the client
-// gets a moment to end its side, which the reader waits for.
+// discard reads what a client goes on to send that was told why its connection ends, for a moment: closing a socket with
+// something unread has the kernel forget what was sent last.
+func (c *conn) discard() {
+	if c.nc.SetReadDeadline(time.Now().Add(lastWords)) == nil {
+		_, _ = io.Copy(io.Discard, c.nc) // it ends with the client, or by the deadline
+	}
+}
+
+// hangUp ends this side. The client gets a moment to end its own, which the reader waits for.
 func (c *conn) hangUp() {
 	half, ok := c.nc.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {
