@@ -85,9 +85,16 @@ func (f *fleet) cluster() string {
 
 func newFleet(t *testing.T, engineName string, n int) *fleet {
 	t.Helper()
+	return newFleetWith(t, engineName, n, func(*config.Config) {})
+}
+
+// newFleetWith is newFleet with something changed in each configuration.
+func newFleetWith(t *testing.T, engineName string, n int, change func(*config.Config)) *fleet {
+	t.Helper()
 	f := &fleet{t: t}
+	t.Cleanup(f.killAll)
 	for range n {
-		f.configure(engineName)
+		change(f.configure(engineName))
 	}
 	for i := range n {
 		f.cfgs[i].InitialCluster = f.cluster()
@@ -98,13 +105,6 @@ func newFleet(t *testing.T, engineName string, n int) *fleet {
 	for i := range n {
 		f.awaitReady(i)
 	}
-	t.Cleanup(func() {
-		for _, m := range f.members {
-			if m != nil {
-				f.kill(m)
-			}
-		}
-	})
 	return f
 }
 

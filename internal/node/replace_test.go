@@ -21,26 +21,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-// newFleetWith is newFleet with something changed in each configuration.
-func newFleetWith(t *testing.T, n int, change func(i int, cfg *config.Config)) *fleet {
-	t.Helper()
-	f := &fleet{t: t}
-	t.Cleanup(f.killAll)
-	for i := range n {
-		change(i, f.configure(config.EngineMemory))
-	}
-	for i := range n {
-		f.cfgs[i].InitialCluster = f.cluster()
-	}
-	for i := range n {
-		f.open(i)
-	}
-	for i := range n {
-		f.awaitReady(i)
-	}
-	return f
-}
-
 func (f *fleet) compact(i int, revision int64) {
 	f.t.Helper()
 	res, err := f.members[i].Propose(f.t.Context(), &pb.InternalRaftRequest{Compaction: &pb.CompactionRequest{Revision: revision}})
@@ -51,7 +31,7 @@ func (f *fleet) compact(i int, revision int64) {
 // TestReadsWhileASnapshotTakesThePlace reads in every way that takes long, on a member in the middle of a compaction whose
 // state a snapshot replaces. Every answer is of the state before or of the one after.
 func TestReadsWhileASnapshotTakesThePlace(t *testing.T) {
-	f := newFleetWith(t, 3, func(_ int, cfg *config.Config) {
+	f := newFleetWith(t, config.EngineMemory, 3, func(cfg *config.Config) {
 		cfg.CompactionBatchLimit, cfg.CompactionSleepInterval = 1, 30*time.Millisecond // it is under way for long
 	})
 	at := (f.leader() + 1) % 3
