@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"sync"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
@@ -84,38 +83,30 @@ func chainStream(all []grpc.StreamServerInterceptor) grpc.StreamServerIntercepto
 // serveNegotiated serves TLS connections by the protocol that their clients chose: HTTP/2 is our transport's, which hands
 // what is not gRPC to handler, and the rest is web's.
 func (s *Server) serveNegotiated(ln net.Listener, web *http.Server, handler http.Handler) error {
-	h2, other := newBranch(ln.Addr()), newBranch(ln.Addr())
-	ends := make(chan error, 2)
-	var serving sync.WaitGroup
-	serve := func(serve func() error) {
-		serving.Go(func() {
-			ends <- serve()
-			_ = ln.Close() // the other one ends, too
-		})
-	}
-	serve(func() error { return s.own.Serve(h2, handler) })
-	serve(func() error { return web.Serve(other) })
-	err := deal(ln, h2, other)
-	_, _ = h2.Close(), other.Close() // always nil
-	serving.Wait()
-	for range cap(ends) {
-		if end := <-ends; !ordinary(end) {
-			err = end
-		}
-	}
-	return err
+	n := &negotiated{ln: ln, h2: newBranch(ln.Addr()), other: newBranch(ln.Addr())}
+	return serveSplit(n, []sink{
+		{serve: func(ln net.Listener) error { return s.own.Serve(ln, handler) }, from: n.h2},
+		{serve: web.Serve, from: n.other},
+	})
 }
 
-// deal accepts connections and hands them to one of two branches until the listener fails or a branch is closed.
-func deal(ln net.Listener, h2, other *branch) error {
+// negotiated deals the TLS connections of a listener out to two branches.
+type negotiated struct {
+	ln        net.Listener
+	h2, other *branch
+}
+
+// run implements dealer.
+func (n *negotiated) run() error {
+	defer func() { _ = n.close() }() // why it ended counts, not how it closes
 	for {
-		conn, err := ln.Accept()
+		conn, err := n.ln.Accept()
 		if err != nil {
 			return err
 		}
-		to := other
+		to := n.other
 		if secure, ok := conn.(*tls.Conn); ok && secure.ConnectionState().NegotiatedProtocol == "h2" {
-			to = h2
+			to = n.h2
 		}
 		if !to.deliver(conn) {
 			_ = conn.Close() // the server is stopping; the client sees a reset
@@ -123,6 +114,9 @@ func deal(ln net.Listener, h2, other *branch) error {
 		}
 	}
 }
+
+// close implements dealer.
+func (n *negotiated) close() error { return errors.Join(n.ln.Close(), n.h2.Close(), n.other.Close()) }
 
 // shutdownOwn is Shutdown for our own transport.
 func (s *Server) shutdownOwn(ctx context.Context, web []*http.Server) error {

@@ -99,8 +99,16 @@ func (s *Server) sinks(ep Endpoint, web *http.Server) (all []sink) {
 	return all
 }
 
+// dealer deals the connections of a listener out to branches.
+type dealer interface {
+	// run does so until close, or until the listener fails, and returns why it ended. The branches are closed then.
+	run() error
+	// close ends run. It may be called more than once.
+	close() error
+}
+
 // serveSplit serves until the listener or one of the sinks ends, and returns why.
-func serveSplit(split *splitter, sinks []sink) error {
+func serveSplit(split dealer, sinks []sink) error {
 	ends := make(chan error, len(sinks))
 	var serving sync.WaitGroup
 	for _, one := range sinks {

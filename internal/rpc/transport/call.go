@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
@@ -23,29 +25,23 @@ func (st *stream) handle() {
 		return
 	}
 	ctx := &callContext{Context: st.ctx, st: st}
-	var err error
-	if st.method.unary != nil {
-		err = st.call(ctx)
-	} else {
-		err = st.converse(ctx)
+	if st.method.unary == nil {
+		st.end(st.converse(ctx))
+	} else if err := st.call(ctx); err != nil {
+		st.end(err)
 	}
-	if err == nil {
-		return // answered
-	}
-	var s *status.Status
-	if !errors.Is(err, errDone) {
-		var ok bool
-		if s, ok = status.FromError(err); !ok {
-			s = status.FromContextError(err)
-		}
-	}
-	st.c.mu.Lock()
-	st.finish(s)
-	st.c.mu.Unlock()
 }
 
-// errDone ends a stream with status OK.
-var errDone = errors.New("done")
+// end ends an answer with the status of an error; nil is OK.
+func (st *stream) end(err error) {
+	s, ok := status.FromError(err)
+	if !ok {
+		s = status.FromContextError(err)
+	}
+	st.c.mu.Lock()
+	defer st.c.mu.Unlock()
+	st.finish(s)
+}
 
 // begin makes the context of the handler, and reports whether anybody waits for it.
 func (st *stream) begin() bool {
@@ -66,7 +62,7 @@ func (st *stream) begin() bool {
 	return true
 }
 
-// call runs a unary call and sends its answer.
+// call runs a unary call and sends its answer, unless it returns an error.
 func (st *stream) call(ctx context.Context) error {
 	data, err := st.receiveMessage(ctx)
 	if err != nil {
@@ -116,19 +112,12 @@ func (st *stream) receiveMessage(ctx context.Context) ([]byte, error) {
 func (st *stream) converse(ctx *callContext) error {
 	ss := &serverStream{st: st, ctx: ctx}
 	m, intercept := st.method, st.c.srv.cfg.Stream
-	var err error
 	if intercept == nil {
-		err = m.stream.Handler(m.service, ss)
-	} else {
-		info := &grpc.StreamServerInfo{
-			FullMethod: m.full, IsClientStream: m.stream.ClientStreams, IsServerStream: m.stream.ServerStreams,
-		}
-		err = intercept(m.service, ss, info, m.stream.Handler)
+		return m.stream.Handler(m.service, ss)
 	}
-	if err == nil {
-		return errDone
-	}
-	return err
+	return intercept(m.service, ss, &grpc.StreamServerInfo{
+		FullMethod: m.full, IsClientStream: m.stream.ClientStreams, IsServerStream: m.stream.ServerStreams,
+	}, m.stream.Handler)
 }
 
 // serverStream is a streaming call to its handler. As gRPC says, one goroutine may send and another receive.
@@ -215,7 +204,8 @@ func (st *stream) SetTrailer(md metadata.MD) error {
 type callContext struct {
 	context.Context
 	st   *stream
-	once onceContext
+	once sync.Once
+	meta context.Context
 }
 
 // Value implements context.Context.
@@ -223,10 +213,11 @@ func (c *callContext) Value(key any) any {
 	if v := c.Context.Value(key); v != nil {
 		return v
 	}
-	return c.once.get(func() context.Context {
+	c.once.Do(func() {
 		ctx := metadata.NewIncomingContext(context.Background(), c.st.request.metadata())
-		return grpc.NewContextWithServerTransportStream(ctx, c.st)
-	}).Value(key)
+		c.meta = grpc.NewContextWithServerTransportStream(ctx, c.st)
+	})
+	return c.meta.Value(key)
 }
 
 // chooseCompression finds what the client compresses its messages with; answers are compressed alike, as in grpc-go.
@@ -235,7 +226,7 @@ func (st *stream) chooseCompression() *early {
 	if name == "" || name == "identity" {
 		return nil
 	}
-	comp := compressorOf(name)
+	comp := encoding.GetCompressor(name)
 	if comp == nil {
 		return &early{200, status.New(codes.Unimplemented,
 			fmt.Sprintf("grpc: Decompressor is not installed for grpc-encoding %q", name))}

@@ -2,16 +2,12 @@ package transport
 
 import (
 	"bytes"
-	"context"
 	"io"
-	"sync"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/status"
 )
-
-func compressorOf(name string) encoding.Compressor { return encoding.GetCompressor(name) }
 
 // compress returns data compressed, after room for a prefix.
 func compress(c encoding.Compressor, data []byte) ([]byte, error) {
@@ -44,15 +40,4 @@ func decompress(c encoding.Compressor, data []byte, limit int) ([]byte, error) {
 		return nil, status.Errorf(codes.ResourceExhausted, "grpc: received message after decompression larger than max %d", limit)
 	}
 	return out, nil
-}
-
-// onceContext makes a context when it is first asked for.
-type onceContext struct {
-	once sync.Once
-	ctx  context.Context
-}
-
-func (o *onceContext) get(make func() context.Context) context.Context {
-	o.once.Do(func() { o.ctx = make() })
-	return o.ctx
 }
