@@ -1,11 +1,6 @@
 package etcdapi
 
 import (
-	"strings"
-	"time"
-
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -39,10 +34,10 @@ func (s *Services) directRange(c rpc.DirectCall, member Immediate) bool {
 	}
 	users := s.member.Users()
 	var who auth.Identity
+	var err error
 	if users.Enabled() {
-		var known bool
-		if who, known = s.identifyDirect(c, users); !known {
-			return false
+		if who, err = s.identifyBy(c, users); err != nil {
+			return false // the handler may wait for a login, and has words for what does not hold
 		}
 	}
 	v, ok := member.ReadNow(!r.serializable)
@@ -59,7 +54,7 @@ func (s *Services) directRange(c rpc.DirectCall, member Immediate) bool {
 		return full, nil
 	}
 	if users.Enabled() {
-		err := users.Check(who, r.key, r.end, auth.Read)
+		err = users.Check(who, r.key, r.end, auth.Read)
 		if err == nil {
 			err = sameRevision(who, users)
 		}
@@ -69,7 +64,6 @@ func (s *Services) directRange(c rpc.DirectCall, member Immediate) bool {
 		}
 	}
 	answer := &rangeAnswer{who: s.member.Header()}
-	var err error
 	answer.res, err = v.KV.Range(mvcc.RangeOptions{Key: r.key, End: r.end, Limit: r.limit, CountOnly: r.countOnly})
 	if err != nil {
 		return false // the handler meets it, too, and has words for it
@@ -154,30 +148,4 @@ func (r *smallRange) decode(b []byte) bool {
 	}
 	few := len(r.end) == 0 || r.countOnly || r.limit > 0 && r.limit <= inPlace
 	return len(r.key) > 0 && r.limit >= 0 && few
-}
-
-// identifyDirect is identify for a request without a context. It reports false for what may have to wait or has an error.
-func (s *Services) identifyDirect(c rpc.DirectCall, users *auth.View) (who auth.Identity, ok bool) {
-	for _, name := range [...]string{rpctypes.TokenFieldNameGRPC, rpctypes.TokenFieldNameSwagger} {
-		if text, given := c.Field(name); given {
-			who, err := s.credentials.Tokens.Identify(strings.TrimPrefix(text, bearer), users.Revision(), time.Now())
-			return who, err == nil
-		}
-	}
-	if !s.credentials.CertificateNames {
-		return auth.Identity{}, true
-	}
-	if _, gateway := c.Field(metadataGateway); gateway {
-		return auth.Identity{}, true
-	}
-	info, ok := c.Peer().AuthInfo.(credentials.TLSInfo)
-	if !ok {
-		return auth.Identity{}, true
-	}
-	for _, chain := range info.State.VerifiedChains {
-		if len(chain) > 0 {
-			return users.Identity(chain[0].Subject.CommonName), true
-		}
-	}
-	return auth.Identity{}, true
 }

@@ -33,11 +33,36 @@ const (
 	bearer          = "Bearer "
 )
 
+// claims is what a request says of its caller.
+type claims interface {
+	// Field returns the first value of a field of the request's metadata.
+	Field(name string) (value string, ok bool)
+	// Peer returns who is at the other end of the connection, nil if that is not known.
+	Peer() *peer.Peer
+}
+
+// contextClaims is those of a request with a context.
+type contextClaims struct{ ctx context.Context }
+
+// Field implements claims.
+func (c contextClaims) Field(name string) (string, bool) {
+	if v := metadata.ValueFromIncomingContext(c.ctx, name); len(v) > 0 {
+		return v[0], true
+	}
+	return "", false
+}
+
+// Peer implements claims.
+func (c contextClaims) Peer() *peer.Peer {
+	p, _ := peer.FromContext(c.ctx)
+	return p
+}
+
 // token returns the token that a request brings, and whether it brings one.
-func token(ctx context.Context) (string, bool) {
+func token(c claims) (string, bool) {
 	for _, name := range [...]string{rpctypes.TokenFieldNameGRPC, rpctypes.TokenFieldNameSwagger} {
-		if v := metadata.ValueFromIncomingContext(ctx, name); len(v) > 0 {
-			return strings.TrimPrefix(v[0], bearer), true
+		if v, ok := c.Field(name); ok {
+			return strings.TrimPrefix(v, bearer), true
 		}
 	}
 	return "", false
@@ -52,7 +77,7 @@ func (s *Services) awaitToken(ctx context.Context) {
 	if !users.Enabled() {
 		return
 	}
-	text, _ := token(ctx)
+	text, _ := token(contextClaims{ctx})
 	index := s.credentials.Tokens.AppliedIndex(text)
 	if index == 0 {
 		return
@@ -73,23 +98,31 @@ func (s *Services) read(ctx context.Context, linearizable bool) (*state.View, er
 // would have told: whoever sends one means it. Error: auth.ErrInvalidToken.
 func (s *Services) identify(ctx context.Context, users *auth.View) (auth.Identity, error) {
 	if !users.Enabled() {
-		return auth.Identity{}, nil
+		return auth.Identity{}, nil // before claims are made, which takes an allocation
 	}
-	text, given := token(ctx)
+	return s.identifyBy(contextClaims{ctx}, users)
+}
+
+// identifyBy is identify for claims, while auth is on.
+func (s *Services) identifyBy(c claims, users *auth.View) (auth.Identity, error) {
+	text, given := token(c)
 	if !given {
-		return s.certificate(ctx, users), nil
+		return s.certificate(c, users), nil
 	}
 	return s.credentials.Tokens.Identify(text, users.Revision(), time.Now())
 }
 
 // certificate returns the user whom a client certificate names, nobody if there is none. What comes through
 // the JSON gateway comes with the gateway's certificate, which is not the caller's.
-func (s *Services) certificate(ctx context.Context, users *auth.View) auth.Identity {
-	if !s.credentials.CertificateNames || metadata.ValueFromIncomingContext(ctx, metadataGateway) != nil {
+func (s *Services) certificate(c claims, users *auth.View) auth.Identity {
+	if !s.credentials.CertificateNames {
 		return auth.Identity{}
 	}
-	p, ok := peer.FromContext(ctx)
-	if !ok {
+	if _, gateway := c.Field(metadataGateway); gateway {
+		return auth.Identity{}
+	}
+	p := c.Peer()
+	if p == nil {
 		return auth.Identity{}
 	}
 	info, ok := p.AuthInfo.(credentials.TLSInfo)
@@ -203,6 +236,6 @@ func watchRefusal(err error) string {
 // Token returns the token that a request's caller has given, "" without one: another member may have to be asked in
 // the caller's name.
 func Token(ctx context.Context) string {
-	text, _ := token(ctx)
+	text, _ := token(contextClaims{ctx})
 	return text
 }
