@@ -66,11 +66,11 @@ type method struct {
 	stream  *grpc.StreamDesc
 }
 
-// Server is a gRPC server. Register the services first, then call Serve or ServeConn; Shutdown ends them.
+// Server is a gRPC server. Register the services first, then call Serve for each listener; Shutdown ends them.
 type Server struct {
 	cfg      Config
 	methods  map[string]*method // by full name
-	services map[string]grpc.ServiceInfo
+	services map[string]bool    // by name
 
 	work chan *stream // to idle workers
 
@@ -90,7 +90,7 @@ func New(cfg Config) *Server {
 		cfg.Logger = zap.NewNop()
 	}
 	s := &Server{
-		cfg: cfg, methods: map[string]*method{}, services: map[string]grpc.ServiceInfo{},
+		cfg: cfg, methods: map[string]*method{}, services: map[string]bool{},
 		work: make(chan *stream), idle: make(chan struct{}, 1),
 		over: make(chan struct{}),
 	}
@@ -106,34 +106,20 @@ func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
 			panic(fmt.Sprintf("transport: %T does not implement the service %s", impl, desc.ServiceName))
 		}
 	}
-	if _, taken := s.services[desc.ServiceName]; taken {
+	if s.services[desc.ServiceName] {
 		panic("transport: the service " + desc.ServiceName + " is registered already")
 	}
-	info := grpc.ServiceInfo{Metadata: desc.Metadata}
 	for i := range desc.Methods {
 		m := &desc.Methods[i]
 		full := "/" + desc.ServiceName + "/" + m.MethodName
 		s.methods[full] = &method{full: full, service: impl, unary: m.Handler}
-		info.Methods = append(info.Methods, grpc.MethodInfo{Name: m.MethodName})
 	}
 	for i := range desc.Streams {
 		d := &desc.Streams[i]
 		full := "/" + desc.ServiceName + "/" + d.StreamName
 		s.methods[full] = &method{full: full, service: impl, stream: d}
-		info.Methods = append(info.Methods, grpc.MethodInfo{
-			Name: d.StreamName, IsClientStream: d.ClientStreams, IsServerStream: d.ServerStreams,
-		})
 	}
-	s.services[desc.ServiceName] = info
-}
-
-// GetServiceInfo describes the registered services by name.
-func (s *Server) GetServiceInfo() map[string]grpc.ServiceInfo {
-	all := make(map[string]grpc.ServiceInfo, len(s.services))
-	for name, info := range s.services {
-		all[name] = info
-	}
-	return all
+	s.services[desc.ServiceName] = true
 }
 
 // unknown says what is wrong with the name of a method that is not registered, in grpc-go's words.
@@ -144,7 +130,7 @@ func (s *Server) unknown(path string) string {
 		return fmt.Sprintf("malformed method name: %q", path)
 	}
 	service, method := name[:at], name[at+1:]
-	if _, known := s.services[service]; !known {
+	if !s.services[service] {
 		return fmt.Sprintf("unknown service %v", service)
 	}
 	return fmt.Sprintf("unknown method %v for service %v", method, service)
@@ -166,12 +152,12 @@ func (s *Server) Serve(ln net.Listener, web http.Handler) error {
 			}
 			return err
 		}
-		go s.ServeConn(nc, web)
+		go s.serveConn(nc, web)
 	}
 }
 
-// ServeConn serves one connection, as Serve does, until it ends. It closes it.
-func (s *Server) ServeConn(nc net.Conn, web http.Handler) {
+// serveConn serves one connection, as Serve does, until it ends. It closes it.
+func (s *Server) serveConn(nc net.Conn, web http.Handler) {
 	var state *tls.ConnectionState
 	if secure, ok := nc.(*tls.Conn); ok {
 		st := secure.ConnectionState()
