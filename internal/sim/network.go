@@ -122,8 +122,9 @@ func (c carrier) sendSnapshot(promise *raftpb.Message) {
 
 // receiveSnapshot makes the state of a snapshot durable and then steps its message.
 func (m *member) receiveSnapshot(msg *raftpb.Message, content engine.Snapshot, report func(failed bool)) {
-	life := m.lives
+	life, ended := m.lives, false
 	m.in(m.diskDelay(), func() {
+		ended = true
 		if m.removedFrom(msg.GetFrom()) {
 			report(true)
 			return
@@ -136,9 +137,16 @@ func (m *member) receiveSnapshot(msg *raftpb.Message, content engine.Snapshot, r
 		}
 		report(err != nil)
 	})
-	m.world.after(5*time.Second, func() {
-		if m.lives != life {
-			report(true) // the stream broke; raft does not mind to hear it twice
+	// A stream breaks with its receiver, which its sender notices, however long a disk hangs before that.
+	var look func()
+	look = func() {
+		switch {
+		case ended:
+		case m.up && m.lives == life:
+			m.world.after(5*time.Second, look)
+		default:
+			report(true)
 		}
-	})
+	}
+	m.world.after(5*time.Second, look)
 }
